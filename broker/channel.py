@@ -1,0 +1,175 @@
+"""The door between the broker and a channel: what a channel offers, and the few calls it may make back.
+
+A channel is a plugin that speaks one protocol. Its receiver turns what comes in into an `Arrival` and hands it to
+`Accept`; it acknowledges only after that call returned. Its sender makes one attempt of a `Transmission` and reports
+one of three ends. It never retries, routes, stores or looks up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from enum import Enum, StrEnum
+from typing import Any, Protocol
+
+import msgspec
+
+from broker.core.envelope import EMPTY, Envelope
+from broker.core.fhir.header import Release
+from broker.core.outcome import Problem
+
+
+class Peer(msgspec.Struct, frozen=True, kw_only=True):
+    """Who is at the other end, as far as the channel has verified it."""
+
+    address: str  # "127.0.0.1:41234", for logs and traces
+    party: str | None = None  # name of the configured party whose credential was proved
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """What the caller asks of us beside carrying the message."""
+
+    asynchronous: bool = False  # async=true, Prefer: respond-async
+    wait: timedelta | None = None  # Prefer: wait=N; how long the caller itself wants to wait
+    response_url: str | None = None
+
+
+class Arrival(msgspec.Struct, frozen=True, kw_only=True):
+    """What a channel hands in: bytes, the verified peer, transport facts, the envelope if the sender wrote one."""
+
+    channel: str
+    peer: Peer
+    body: bytes
+    media_type: str  # as it came: "application/fhir+json; fhirVersion=4.0"
+    at: datetime  # the moment of reading
+    release: Release | None = None  # of the URL (/fhir/R5); the MIME parameter goes before it
+    envelope: Envelope = EMPTY
+    asked: Asked = Asked()
+    way_in: str | None = None  # {name} of /in/{name}/$process-message
+    headers: tuple[tuple[str, str], ...] = ()  # transport headers, names in lower case; secrets left out
+
+
+class Receipt(msgspec.Struct, frozen=True, kw_only=True):
+    """What the sender gets back for a message that is kept."""
+
+    message_id: str  # ours, a UUID
+    position: int
+    duplicate: bool = False  # this copy was here before; ids are those of the first
+    notes: tuple[Problem, ...] = ()  # destinations that cannot be reached, bytes that differ, …
+
+
+class AnswerKind(Enum):
+    ACCEPTED = "accepted"  # custody taken; the result comes otherwise
+    TAKEN = "taken"  # the receiver itself took custody and said no more
+    DONE = "done"  # processed, nothing to say
+    RESPONSE = "response"  # `body` is the response message
+    REFUSED = "refused"  # by the receiver or on the way: `status` and `body` or `problem` say why
+    KEPT = "kept"  # the wait ended; we hold custody
+    WITHDRAWN = "withdrawn"  # the wait ended, and what had not left was withdrawn; `left` says whether something had
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What the caller is told once the message is kept (design: when does `$process-message` answer?)."""
+
+    kind: AnswerKind
+    receipt: Receipt
+    body: bytes | None = None
+    media_type: str | None = None
+    status: int | None = None  # of the receiver's refusal, where its protocol has such numbers
+    problem: Problem | None = None
+    left: bool = False
+
+
+class Transmission(msgspec.Struct, frozen=True, kw_only=True):
+    """One message on its way to one address: the destinations that share it leave together (M-55)."""
+
+    message_id: str
+    body: bytes
+    media_type: str
+    address: str
+    envelope: Envelope
+    connect: timedelta  # limit for reaching the peer
+    answer: timedelta  # limit for its whole answer
+    caller_waits: bool = False  # ask for the response at once; otherwise `async=true`
+    attempt: int = 1
+
+
+class Taken(Enum):
+    """How the other side took custody."""
+
+    CUSTODY = "custody"  # 202, an empty 200, a confirm: the result comes otherwise, if any
+    NOTHING_TO_SAY = "nothing"  # 204: processed, no response wanted
+
+
+class Delivered(msgspec.Struct, frozen=True, kw_only=True):
+    taken: Taken = Taken.CUSTODY
+    body: bytes | None = None  # a response message that came in the same exchange
+    media_type: str | None = None
+    status: int | None = None
+    note: str = ""  # for the trace: "202 Accepted"
+
+
+class Deferred(msgspec.Struct, frozen=True, kw_only=True):
+    """Later. `of_peer`: the trouble is the whole peer's, not this delivery's (design: deliver)."""
+
+    note: str
+    of_peer: bool = False
+    retry_after: timedelta | None = None
+    status: int | None = None
+    left: bool = True  # False where the bytes surely did not reach the other side
+
+
+class Refused(msgspec.Struct, frozen=True, kw_only=True):
+    """Never."""
+
+    note: str
+    problem: Problem
+    status: int | None = None
+    body: bytes | None = None  # the receiver's own OperationOutcome
+    media_type: str | None = None
+
+
+class Accept(Protocol):
+    """Takes a message in; returns when the caller may be answered, raises `Refusal` if it is not kept."""
+
+    async def __call__(self, arrival: Arrival) -> Answer: ...
+
+
+class Host(Protocol):
+    """What the broker offers a channel when it is built."""
+
+    accept: Accept
+    base_url: str  # of the FHIR base, without a slash at the end
+    default_release: Release
+    endpoint: str  # this broker's own name
+    max_message: int  # bytes
+    web: Any  # the partner-facing aiohttp Application; a channel may add ways in to it
+
+
+class Receiver(Protocol):
+    async def start(self) -> None: ...  # returns once it is listening
+
+    async def stop(self) -> None: ...  # takes nothing new; what is under way is finished by the flow
+
+
+class Sender(Protocol):
+    async def attempt(self, transmission: Transmission) -> Delivered | Deferred | Refused: ...
+
+    async def stop(self) -> None: ...
+
+
+class Kind(StrEnum):
+    DIRECT = "direct"  # the receiver may answer in the same exchange
+    STORE_AND_FORWARD = "store-and-forward"
+
+
+class ChannelSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A channel's manifest: what `plugins/<name>/__init__.py` calls CHANNEL."""
+
+    name: str
+    schemes: tuple[str, ...]
+    settings: type  # a frozen dataclass; the configuration's block is read into it
+    receiver: Callable[[Any, Host], Receiver] | None = None
+    sender: Callable[[Any, Host], Sender] | None = None
+    kind: Kind = Kind.DIRECT
+    peer_of: Callable[[str], str]  # the lane that an address belongs to; raises ValueError for an address it cannot use

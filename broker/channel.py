@@ -9,14 +9,35 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from enum import Enum, StrEnum
+from enum import StrEnum
 from typing import Any, Protocol
 
 import msgspec
 
+from broker.core.answer import Answer, AnswerKind, Receipt, Taken
 from broker.core.envelope import EMPTY, Envelope
 from broker.core.fhir.header import Release
 from broker.core.outcome import Problem
+
+__all__ = [
+    "Accept",
+    "Answer",
+    "AnswerKind",
+    "Arrival",
+    "Asked",
+    "ChannelSpec",
+    "Deferred",
+    "Delivered",
+    "Host",
+    "Kind",
+    "Peer",
+    "Receipt",
+    "Receiver",
+    "Refused",
+    "Sender",
+    "Taken",
+    "Transmission",
+]
 
 
 class Peer(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,37 +70,6 @@ class Arrival(msgspec.Struct, frozen=True, kw_only=True):
     headers: tuple[tuple[str, str], ...] = ()  # transport headers, names in lower case; secrets left out
 
 
-class Receipt(msgspec.Struct, frozen=True, kw_only=True):
-    """What the sender gets back for a message that is kept."""
-
-    message_id: str  # ours, a UUID
-    position: int
-    duplicate: bool = False  # this copy was here before; ids are those of the first
-    notes: tuple[Problem, ...] = ()  # destinations that cannot be reached, bytes that differ, …
-
-
-class AnswerKind(Enum):
-    ACCEPTED = "accepted"  # custody taken; the result comes otherwise
-    TAKEN = "taken"  # the receiver itself took custody and said no more
-    DONE = "done"  # processed, nothing to say
-    RESPONSE = "response"  # `body` is the response message
-    REFUSED = "refused"  # by the receiver or on the way: `status` and `body` or `problem` say why
-    KEPT = "kept"  # the wait ended; we hold custody
-    WITHDRAWN = "withdrawn"  # the wait ended, and what had not left was withdrawn; `left` says whether something had
-
-
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """What the caller is told once the message is kept (design: when does `$process-message` answer?)."""
-
-    kind: AnswerKind
-    receipt: Receipt
-    body: bytes | None = None
-    media_type: str | None = None
-    status: int | None = None  # of the receiver's refusal, where its protocol has such numbers
-    problem: Problem | None = None
-    left: bool = False
-
-
 class Transmission(msgspec.Struct, frozen=True, kw_only=True):
     """One message on its way to one address: the destinations that share it leave together (M-55)."""
 
@@ -92,13 +82,6 @@ class Transmission(msgspec.Struct, frozen=True, kw_only=True):
     answer: timedelta  # limit for its whole answer
     caller_waits: bool = False  # ask for the response at once; otherwise `async=true`
     attempt: int = 1
-
-
-class Taken(Enum):
-    """How the other side took custody."""
-
-    CUSTODY = "custody"  # 202, an empty 200, a confirm: the result comes otherwise, if any
-    NOTHING_TO_SAY = "nothing"  # 204: processed, no response wanted
 
 
 class Delivered(msgspec.Struct, frozen=True, kw_only=True):
@@ -172,4 +155,6 @@ class ChannelSpec(msgspec.Struct, frozen=True, kw_only=True):
     receiver: Callable[[Any, Host], Receiver] | None = None
     sender: Callable[[Any, Host], Sender] | None = None
     kind: Kind = Kind.DIRECT
-    peer_of: Callable[[str], str]  # the lane that an address belongs to; raises ValueError for an address it cannot use
+    peer_of: Callable[
+        [str], str
+    ]  # the lane that an address belongs to; raises ValueError for an address it cannot use

@@ -1,4 +1,4 @@
-"""What travels around a message: CloudEvents context attributes and our extensions (spec: cloudevents sections 1 and 2)."""
+"""What travels around a message: CloudEvents context attributes and our extensions (spec: cloudevents 1 and 2)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import msgspec
 
 
 class Envelope(msgspec.Struct, frozen=True, kw_only=True):
-    """The attributes as values; how they are written is each channel's binding. Every field may be absent on arrival."""
+    """The attributes as values; how they are written is each channel's binding. On arrival every field may be absent."""
 
     id: str | None = None
     source: str | None = None  # an endpoint; percent-encoded into a URI-reference by the binding

@@ -83,7 +83,7 @@ DEFAULT = Policy()
 
 
 class Match(msgspec.Struct, frozen=True, kw_only=True):
-    """Which messages a rule is for. A key's tuple means any of; several keys mean all of; an empty key matches everything.
+    """Which messages a rule is for. A key's tuple means any of; several keys mean all of; an empty key matches all.
 
     `event` and `type` take `*` anywhere; `source`, `destination`, `receiver`, `sender`, `profile` end in `*` after a
     whole arc or segment (A-5); the rest is compared as it stands.
@@ -97,7 +97,9 @@ class Match(msgspec.Struct, frozen=True, kw_only=True):
     party: tuple[str, ...] = ()
     channel: tuple[str, ...] = ()
     path: tuple[str, ...] = ()  # {name} of /in/{name}/$process-message
-    header: tuple[tuple[str, tuple[str, ...]], ...] = ()  # transport header (lower case) and its values; `*` at the end
+    header: tuple[
+        tuple[str, tuple[str, ...]], ...
+    ] = ()  # transport header (lower case) and its values; `*` at the end
     profile: tuple[str, ...] = ()
     fhir: tuple[str, ...] = ()  # "4.0"
     type: tuple[str, ...] = ()  # CloudEvents type

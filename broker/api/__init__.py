@@ -1,0 +1,1 @@
+"""The reading side over HTTP: who writes is a channel, who reads is api."""

@@ -1,0 +1,96 @@
+"""Whether the broker lives, and whether it can take messages: `/health/live` and `/health/ready`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any, Protocol
+
+import orjson
+from aiohttp import web
+
+from broker.api.admin_parts import HereLike
+from broker.directory import Directory
+from broker.store import Store
+
+LAST_LISTENER = "admin"  # it is opened last: once it is there, everything listens
+
+
+class ReceivingLike(Protocol):
+    @property
+    def draining(self) -> bool: ...
+
+
+class Health:
+    """What readiness means: room in the store, everything listening, a directory, and not on the way out.
+
+    Broken sources of the directory do not make it unready: what they said before stays in use.
+    """
+
+    def __init__(
+        self,
+        *,
+        here: HereLike,
+        store: Store,
+        receiving: ReceivingLike,
+        directory: Directory,
+        insecure: bool,
+        listening: Mapping[str, str],
+    ) -> None:
+        self._here = here
+        self._store = store
+        self._receiving = receiving
+        self._directory = directory
+        self._insecure = insecure
+        self._listening = listening
+        self._started = time.monotonic()
+
+    @property
+    def uptime(self) -> timedelta:
+        return timedelta(seconds=time.monotonic() - self._started)
+
+    def report(self, *, detailed: bool) -> tuple[bool, dict[str, Any]]:
+        """Whether it is ready, and why not; partners see no more than yes and no (X-2)."""
+        checks: dict[str, dict[str, Any]] = {
+            "store": self._store_check(),
+            "listeners": {"ok": LAST_LISTENER in self._listening, "listening": dict(self._listening)},
+            "directory": self._directory_check(),
+            "draining": {"ok": not self._receiving.draining},
+        }
+        ready = all(check["ok"] for check in checks.values())
+        shown: dict[str, Any] = checks if detailed else {name: check["ok"] for name, check in checks.items()}
+        return ready, {"status": "ready" if ready else "not ready", "insecure": self._insecure, "checks": shown}
+
+    def _store_check(self) -> dict[str, Any]:
+        try:
+            free = self._store.free()
+        except OSError as error:
+            return {"ok": False, "error": error.strerror or "the disk cannot be asked"}
+        return {"ok": free >= self._here.min_free, "free": free, "min_free": self._here.min_free}
+
+    def _directory_check(self) -> dict[str, Any]:
+        snapshot, problems = self._directory.current, self._directory.problems
+        return {
+            "ok": True, "version": snapshot.version, "names": len(snapshot), "problems": [str(one) for one in problems],
+        }  # fmt: skip
+
+
+def add_health(app: web.Application, health: Health, *, aliases: bool = False) -> None:
+    """Adds the two paths; with `aliases`, on the admin listener, their short forms and every detail."""
+    headers = {"Cache-Control": "no-store"}
+
+    async def live(_request: web.Request) -> web.Response:
+        return web.Response(body=b'{"status":"alive"}', content_type="application/json", headers=headers)
+
+    async def ready(_request: web.Request) -> web.Response:
+        is_ready, report = health.report(detailed=aliases)
+        body = orjson.dumps(report)
+        status = 200 if is_ready else 503
+        return web.Response(status=status, body=body, content_type="application/json", headers=headers)
+
+    app.router.add_get("/health/live", live)
+    app.router.add_get("/health/ready", ready)
+    if aliases:
+        app.router.add_get("/healthz", live)
+        app.router.add_get("/readyz", ready)

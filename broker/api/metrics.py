@@ -1,0 +1,200 @@
+"""Counts what the flow says, and shows it to Prometheus; labels are channels, rules, lanes and error ids, no more."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from datetime import datetime
+
+import prometheus_client as prometheus
+from aiohttp import hdrs, web
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+
+from broker import __version__
+from broker.api.admin_parts import CallersLike, DeliveringLike
+from broker.store import Counts, Store, StoreError, Waiting
+
+PREFIX = "fhir_broker"
+FRESH = 1.0  # seconds that what the store counted is good for; scrapers in a crowd cost it one question
+MOST_LANES = 500  # label values; of more, the rest is summed up, so that a wild directory does not grow the scrape
+OTHERS = "(others)"
+ATTEMPT = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)  # seconds
+COMMIT = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)  # seconds
+
+
+class Metrics:
+    """A `broker.flow.meter.Meter`. The children of labels are kept, so that a call is a look-up and an addition."""
+
+    def __init__(self) -> None:
+        prometheus.disable_created_metrics()  # type: ignore[no-untyped-call]  # second series, that nobody reads
+        registry = self.registry = prometheus.CollectorRegistry(auto_describe=False)
+        self._received = Counted(registry, "messages_received", "Messages that came in.", "channel")
+        self._accepted = Counted(registry, "messages_accepted", "Messages that were kept.", "channel")
+        self._refused = Counted(registry, "messages_refused", "Messages refused at the door.", "channel", "error")
+        self._duplicates = Counted(registry, "dedupe_hits", "Copies of messages that were here before.", "channel")
+        self._delivered = Counted(registry, "messages_delivered", "Deliveries that ended well.", "channel", "route")
+        self._died = Counted(registry, "deliveries_failed", "Deliveries given up or refused.", "route", "error")
+        self._attempts = Counted(registry, "delivery_attempts", "Attempts by their end.", "channel", "outcome")
+        self._responses = Counted(registry, "responses", "Responses by what they were to us.", "fate")
+        self._late = Counted(registry, "late_responses", "Responses to requests that were closed.")
+        self._durations = Timed(registry, "delivery_duration_seconds", "Attempts, by channel.", ATTEMPT, "channel")
+        self._commits = Timed(registry, "store_commit_seconds", "Commits of the store.", COMMIT)
+        self._operations = Counted(registry, "store_operations", "Operations that the commits held.")
+        info = prometheus.Gauge("build_info", "This release.", ("version", "python"), PREFIX, registry=registry)
+        info.labels(__version__, platform.python_version()).set(1)
+        prometheus.ProcessCollector(registry=registry)
+        prometheus.GCCollector(registry=registry)
+
+    # -- what the flow says
+
+    def received(self, channel: str) -> None:
+        self._received.child(channel).inc()
+
+    def refused(self, channel: str, error: str) -> None:
+        self._refused.child(channel, error).inc()
+
+    def accepted(self, channel: str) -> None:
+        self._accepted.child(channel).inc()
+
+    def duplicate(self, channel: str) -> None:
+        self._duplicates.child(channel).inc()
+
+    def attempted(self, channel: str, outcome: str, seconds: float) -> None:
+        self._attempts.child(channel, outcome).inc()
+        self._durations.child(channel).observe(seconds)
+
+    def delivered(self, channel: str, route: str) -> None:
+        self._delivered.child(channel, route).inc()
+
+    def died(self, route: str, error: str) -> None:
+        self._died.child(route, error).inc()
+
+    def responded(self, fate: str) -> None:
+        self._responses.child(fate).inc()
+        if fate == "late":
+            self._late.child().inc()
+
+    # -- what the store says
+
+    def committed(self, seconds: float, operations: int) -> None:
+        """One commit with so many operations; called in the writer's thread."""
+        self._commits.child().observe(seconds)
+        self._operations.child().inc(operations)
+
+
+class Counted:
+    """A counter with its children at hand."""
+
+    def __init__(self, registry: prometheus.CollectorRegistry, name: str, text: str, *labels: str) -> None:
+        self._counter = prometheus.Counter(name, text, labels, PREFIX, registry=registry)
+        self._children: dict[tuple[str, ...], prometheus.Counter] = {}
+        if not labels:
+            self._children[()] = self._counter
+
+    def child(self, *values: str) -> prometheus.Counter:
+        found = self._children.get(values)
+        if found is None:
+            found = self._children[values] = self._counter.labels(*values)
+        return found
+
+
+class Timed:
+    """A histogram with its children at hand."""
+
+    def __init__(
+        self, registry: prometheus.CollectorRegistry, name: str, text: str, buckets: tuple[float, ...], *labels: str
+    ) -> None:
+        self._histogram = prometheus.Histogram(name, text, labels, PREFIX, registry=registry, buckets=buckets)
+        self._children: dict[tuple[str, ...], prometheus.Histogram] = {}
+        if not labels:
+            self._children[()] = self._histogram
+
+    def child(self, *values: str) -> prometheus.Histogram:
+        found = self._children.get(values)
+        if found is None:
+            found = self._children[values] = self._histogram.labels(*values)
+        return found
+
+
+class Standing:
+    """What is read when somebody asks: how much waits, where, and since when."""
+
+    def __init__(
+        self, *, store: Store, delivering: DeliveringLike, callers: CallersLike, now: Callable[[], datetime]
+    ) -> None:
+        self._store = store
+        self._delivering = delivering
+        self._callers = callers
+        self._now = now
+        self._counts: Counts | None = None
+        self._waiting: tuple[Waiting, ...] = ()
+        self._read = float("-inf")
+
+    async def read(self) -> None:
+        """Asks the store, at most once in `FRESH` seconds; what it cannot say is left out of the scrape."""
+        if time.monotonic() - self._read < FRESH:
+            return
+        self._read = time.monotonic()
+        try:
+            self._counts, self._waiting = await self._store.counts(), await self._store.lanes()
+        except StoreError:
+            self._counts, self._waiting = None, ()
+
+    def collect(self) -> Iterator[Metric]:
+        yield _gauge("store_backlog", "Operations that wait for the store's writer.", self._store.backlog())
+        yield _gauge("callers_waiting", "Callers that wait for an answer.", self._callers.count())
+        with suppress(OSError):  # readiness says so
+            yield _gauge("store_free_bytes", "Room left on the store's disk.", self._store.free())
+        if self._counts is not None:
+            yield _gauge("dead_letters", "Dead deliveries that wait for an operator.", self._counts.dead)
+            yield _gauge("pending_responses", "Deliveries whose response is looked for.", self._counts.open_answers)
+        yield from self._lanes()
+
+    def _lanes(self) -> Iterator[Metric]:
+        depth: dict[str, int] = {}
+        age: dict[str, float] = {}
+        now = self._now()
+        for one in sorted(self._waiting, key=lambda waiting: -waiting.count):
+            name = one.lane if len(depth) < MOST_LANES else OTHERS
+            depth[name] = depth.get(name, 0) + one.count
+            since = max((now - (one.oldest or one.due)).total_seconds(), 0.0)
+            age[name] = max(age.get(name, 0.0), since)
+        closed = [lane.name for lane in tuple(self._delivering.lanes.values()) if not lane.is_open][:MOST_LANES]
+        yield _by_lane("queue_depth", "Deliveries that wait, by lane.", depth.items())
+        yield _by_lane("queue_oldest_age_seconds", "Age of the oldest that waits, by lane.", age.items())
+        yield _by_lane("lane_closed", "Lanes whose peer is left alone for now.", ((name, 1) for name in closed))
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"{PREFIX}_{name}", text, value=value)
+
+
+def _by_lane(name: str, text: str, values: Iterable[tuple[str, float]]) -> Metric:
+    family = GaugeMetricFamily(f"{PREFIX}_{name}", text, labels=("destination",))
+    for lane, value in values:
+        family.add_metric([lane], value)
+    return family
+
+
+def add_metrics(
+    app: web.Application,
+    metrics: Metrics,
+    *,
+    store: Store,
+    delivering: DeliveringLike,
+    callers: CallersLike,
+    now: Callable[[], datetime],
+) -> None:
+    """Adds `/metrics`."""
+    standing = Standing(store=store, delivering=delivering, callers=callers, now=now)
+    metrics.registry.register(standing)
+
+    async def scrape(request: web.Request) -> web.Response:
+        await standing.read()
+        encode, content_type = choose_encoder(request.headers.get(hdrs.ACCEPT, ""))
+        return web.Response(body=encode(metrics.registry), headers={hdrs.CONTENT_TYPE: content_type})
+
+    app.router.add_get("/metrics", scrape)

@@ -1,0 +1,290 @@
+"""The one place where the parts are built, joined, started and drained."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import structlog
+from aiohttp import web
+
+from broker import __version__
+from broker.api.admin import add_admin
+from broker.api.fhir import add_fhir
+from broker.api.health import Health, add_health
+from broker.api.metrics import Metrics, add_metrics
+from broker.channel import Accept, ChannelSpec
+from broker.config import Settings
+from broker.config.installed import Installed
+from broker.core.address_pattern import AddressPattern, AddressPatterns
+from broker.core.fhir.header import Release
+from broker.core.ids import MessageIds
+from broker.core.rules import RuleSet
+from broker.directory import Directory, DirectoryProblem, Snapshot, changed_names
+from broker.flow.accept import Accepting
+from broker.flow.callers import Callers
+from broker.flow.deliver import Delivering
+from broker.flow.here import Here
+from broker.flow.notify import Followers
+from broker.flow.plan import Planning
+from broker.flow.receive import Receiving
+from broker.flow.report import Reports
+from broker.flow.respond import Responding
+from broker.flow.sweep import Sweeping
+from broker.notify import ServiceManager, watchdog_interval
+from broker.plugins import Channels
+from broker.store.sqlite import SqliteStore
+from broker.web import Runner, application
+
+log = structlog.get_logger("broker")
+
+WATCH_DIRECTORY = timedelta(seconds=1)  # how often files of the directory are looked at
+DRAIN = 20.0  # seconds that attempts under way are given; systemd's TimeoutStopSec is longer
+
+
+@dataclass(slots=True, kw_only=True)
+class Hosting:
+    """What a channel is offered (broker.channel.Host)."""
+
+    accept: Accept
+    base_url: str
+    default_release: Release
+    endpoint: str
+    max_message: int
+    web: web.Application
+
+
+class Broker:
+    """All parts of one daemon, joined."""
+
+    def __init__(self, settings: Settings, *, channels: Mapping[str, ChannelSpec] | None = None) -> None:
+        self._settings = settings
+        self._specs = Installed() if channels is None else channels
+        self._tasks: list[asyncio.Task[None]] = []
+        self._runners: list[Runner] = []
+        self.listening: dict[str, str] = {}
+
+    # -- building
+
+    def _build(self) -> None:
+        settings = self._settings
+        self.metrics = Metrics()
+        self.store = SqliteStore(Path(settings.store.path), committed=self.metrics.committed)
+        self.here = _here(settings, self.store)
+        self.directory = Directory(
+            settings.directory.endpoints,
+            settings.directory.sources,
+            folder=settings.file.parent,
+            file=str(settings.file),
+            lines=settings.directory.lines,
+        )
+        self.rules = RuleSet(settings.routes)
+        self.channels = Channels()
+        self.callers = Callers()
+        self.followers = Followers()
+        self._join()
+
+    def _join(self) -> None:
+        """Each step gets the plain values and the neighbours that it needs, never the settings."""
+        settings, here, store = self._settings, self.here, self.store
+        self.delivering = Delivering(
+            here=here, store=store, channels=self.channels, directory=self._snapshot, callers=self.callers,
+            followers=self.followers, meter=self.metrics,
+        )  # fmt: skip
+        planning = Planning(channels=self.channels, is_open=self.delivering.is_open)
+        self.responding = Responding(
+            here=here, store=store, directory=self._snapshot, planning=planning, delivering=self.delivering,
+            callers=self.callers, followers=self.followers, defaults=settings.defaults, meter=self.metrics,
+        )  # fmt: skip
+        reports = Reports(here=here, way_back=self.responding.way_back_for_report, post=self.delivering.post)
+        self.delivering.answers, self.delivering.reports = self.responding, reports
+        self.sweeping = Sweeping(here=here, store=store, delivering=self.delivering, reports=reports)
+        self.accepting = Accepting(
+            here=here, store=store, rules=self.rules, defaults=settings.defaults, directory=self._snapshot,
+            planning=planning, delivering=self.delivering, responding=self.responding, reports=reports,
+            callers=self.callers, followers=self.followers, meter=self.metrics,
+            stores_and_forwards=self.channels.stores_and_forwards,
+        )  # fmt: skip
+        self.receiving = Receiving(here=here, accepting=self.accepting, free=self.store.free, meter=self.metrics)
+
+    def _snapshot(self) -> Snapshot:
+        return self.directory.current
+
+    # -- starting
+
+    async def start(self) -> None:
+        """Returns once everything listens; raises OSError or ValueError where something cannot be had."""
+        self._build()
+        try:
+            await self.directory.reload()
+            self._report_problems(self.directory.problems)
+            self.health = Health(
+                here=self.here, store=self.store, receiving=self.receiving, directory=self.directory,
+                insecure=self._settings.insecure, listening=self.listening,
+            )  # fmt: skip
+            self._start_task(self.delivering.run(), "deliver")
+            self._start_task(self.sweeping.run(), "sweep")
+            self._start_task(
+                self.directory.watch(WATCH_DIRECTORY, self.directory_changed, self._report_problems), "directory"
+            )
+            await self._listen()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _listen(self) -> None:
+        settings = self._settings
+        app = application(base_url=settings.broker.base_url, default_release=settings.broker.fhir)
+        await self._start_channels(app)
+        add_fhir(
+            app, here=self.here, store=self.store, followers=self.followers, directory=self._snapshot,
+            withdraw=self.accepting.withdraw,
+        )  # fmt: skip
+        add_health(app, self.health)
+        http = settings.channels.get("http")
+        if http is not None:
+            self.listening["http"] = await self._serve(app, http.listen, http.tls)
+        admin = web.Application()
+        self._add_admin(admin)
+        self.listening["admin"] = await self._serve(admin, settings.admin.listen, None)
+
+    def _add_admin(self, app: web.Application) -> None:
+        add_health(app, self.health, aliases=True)
+        add_metrics(
+            app, self.metrics, store=self.store, delivering=self.delivering, callers=self.callers, now=self.here.now
+        )
+        add_admin(
+            app, here=self.here, store=self.store, directory=self.directory, rules=self.rules,
+            defaults=self._settings.defaults, delivering=self.delivering, health=self.health,
+            changed=self.directory_changed,
+        )  # fmt: skip
+
+    async def _start_channels(self, app: web.Application) -> None:
+        for name, its_settings in self._settings.channels.items():
+            spec = self._specs[name]
+            host = Hosting(
+                accept=self.receiving,
+                base_url=self.here.base_url,
+                default_release=self.here.release,
+                endpoint=self.here.endpoint,
+                max_message=self.here.max_message,
+                web=app,
+            )
+            receiver = spec.receiver(its_settings, host) if spec.receiver else None
+            sender = spec.sender(its_settings, host) if spec.sender else None
+            self.channels.add(spec, sender=sender, receiver=receiver)
+            if receiver is not None:
+                await receiver.start()
+
+    async def _serve(self, app: web.Application, listen: str, tls: Any) -> str:
+        runner = Runner(app)
+        self._runners.append(runner)
+        return await runner.listen(listen, tls)
+
+    def _start_task(self, work: Awaitable[None], name: str) -> None:
+        task = asyncio.ensure_future(work)
+        assert isinstance(task, asyncio.Task)
+        task.set_name(name)
+        task.add_done_callback(_watch)
+        self._tasks.append(task)
+
+    # -- what the directory says anew
+
+    def _report_problems(self, problems: tuple[DirectoryProblem, ...]) -> None:
+        for problem in problems:
+            log.warning("directory", problem=str(problem))
+
+    async def directory_changed(self, old: Snapshot, new: Snapshot) -> int:
+        """What waits for a name that changed is due at once; returns how many deliveries that is."""
+        changed = changed_names(old, new)
+        if not changed:
+            return 0
+        waiting = await self.store.waiting_names()
+        woken = [(position, number) for position, number, name in waiting if name and changed.concerns(name)]
+        for i in range(0, len(woken), 500):
+            await self.store.wake(woken[i : i + 500], self.here.now())
+        for lane in await self.store.lanes():
+            self.delivering.lane(lane.lane).due_at(lane.due)
+        log.info("directory changed", version=new.version, woken=len(woken))
+        return len(woken)
+
+    # -- stopping
+
+    async def stop(self) -> None:
+        """Takes nothing new, finishes what is under way, writes what is queued, then closes."""
+        if hasattr(self, "receiving"):
+            self.receiving.draining = True
+        for receiver in self.channels.receivers:
+            await receiver.stop()
+        self.followers.wake_all()
+        for task in self._tasks:
+            task.remove_done_callback(_watch)
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.delivering.drain(DRAIN)
+        for runner in reversed(self._runners):
+            await runner.cleanup()
+        for sender in set(self.channels.senders().values()):
+            await sender.stop()
+        await self.store.close()
+
+
+def _watch(task: asyncio.Task[None]) -> None:
+    """A part that ends by itself has failed: the daemon stops rather than limp."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.critical("a part failed; the broker stops", part=task.get_name(), exc_info=error)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _here(settings: Settings, store: SqliteStore) -> Here:
+    broker = settings.broker
+    allowed = AddressPatterns(AddressPattern.parse(pattern) for pattern in settings.allow.response_url)
+    return Here(
+        endpoint=broker.endpoint,
+        base_url=broker.base_url,
+        ids=MessageIds(store.key),
+        event_prefix=broker.event_prefix,
+        release=broker.fhir,
+        hops=broker.limits.hops,
+        max_message=broker.limits.message,
+        in_flight=broker.limits.in_flight,
+        min_free=settings.store.min_free,
+        clock_skew=broker.limits.clock_skew,
+        parties=bool(settings.parties),
+        brokers=frozenset(party.name for party in settings.parties.values() if party.broker),
+        may_respond_to=allowed.match,
+    )
+
+
+async def run(settings: Settings, *, env: Mapping[str, str] = os.environ) -> None:
+    """Runs the daemon until SIGTERM or SIGINT; raises OSError or ValueError where it cannot start."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    manager = ServiceManager.of(env)
+    broker = Broker(settings)
+    await broker.start()
+    where = " ".join(f"{name}={address}" for name, address in broker.listening.items())
+    log.info("listening", version=__version__, **broker.listening)
+    if settings.insecure:
+        log.warning("insecure: anybody who reaches the listeners may send and read")
+    manager.ready(f"listening: {where}")
+    interval = watchdog_interval(env)
+    watchdog = asyncio.ensure_future(manager.keep_alive(interval)) if interval else None
+    await stop.wait()
+    log.info("stopping")
+    manager.stopping("finishing what is under way")
+    await broker.stop()
+    if watchdog is not None:
+        watchdog.cancel()
+    manager.close()
+    log.info("stopped")
+
+

@@ -1,0 +1,187 @@
+"""What may stand in the configuration file: each setting once, with its kind, its default and what it means.
+
+The JSON Schema and the settings page are made of these declarations. What leaves the room are the plain values of
+`broker.config.settings`; their twins here have the same names. Routes and their policies are in `rules`.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, WithJsonSchema
+
+from broker.config.kinds import (
+    AbsoluteUri,
+    AddressPatterns,
+    AnyTexts,
+    BaseUrl,
+    DottedName,
+    Duration,
+    FhirVersion,
+    Flag,
+    Form,
+    Listen,
+    NamePatterns,
+    Size,
+    Span,
+    Text,
+)
+from broker.config.mistake import Wrong
+from broker.config.rules import PolicyForm, RuleForm
+from broker.core.fhir.header import Release
+
+MIB = 2**20
+GIB = 2**30
+
+
+class Limits(Form):
+    message: Size = Field(default=32 * MIB, ge=1, description="The largest message that is taken.")
+    in_flight: Size = Field(
+        default=256 * MIB,
+        ge=1,
+        description="Bytes of messages held in memory at once; above it senders hear a clear later.",
+    )
+    hops: int = Field(default=16, ge=1, description="Brokers a message may have passed; more is taken for a loop.")
+    clock_skew: Duration = Field(
+        default=timedelta(seconds=5), description="How far partners' clocks may differ from ours."
+    )
+
+
+class Broker(Form):
+    endpoint: AbsoluteUri = Field(
+        description="Who this broker is: its name in `via`, and the source of the bounces it writes."
+    )
+    base_url: BaseUrl = Field(description="How others reach its FHIR base, as they see it from outside.")
+    fhir: FhirVersion = Field(default=Release.R4, description="The FHIR version for clients that do not say which.")
+    event_prefix: DottedName = Field(
+        default="org.example", description="`ce-type` of a message is this prefix, a dot, and the event's code."
+    )
+    limits: Limits = Field(default_factory=Limits, description="What one message, and all together, may take.")
+
+
+class Retention(Form):
+    body: Span = Field(default=timedelta(days=90), description="The bytes of messages that have ended.")
+    mailbox: Span = Field(default=timedelta(days=90), description="Messages in mailboxes, read or not.")
+    identity: Span = Field(
+        default=timedelta(days=90), description="What recognises a copy. Not shorter than the longest `retry.give_up`."
+    )
+    trace: Span = Field(default=timedelta(days=400), description="What happened to a message, and when.")
+
+
+class Store(Form):
+    url: Text = Field(default="sqlite:data/broker.db", description="Where accepted messages are kept: `sqlite:PATH`.")
+    min_free: Size = Field(
+        default=GIB, description="Below this much free disk nothing new is accepted; what is kept is still delivered."
+    )
+    retention: Retention = Field(
+        default_factory=Retention,
+        description="How long things are kept. Nothing waiting, unanswered or dead is removed.",
+    )
+
+
+class Admin(Form):
+    listen: Listen = Field(
+        default="127.0.0.1:8079",
+        description="Where `/admin/v1`, `/console/`, `/metrics` and `/health` are: host:port or unix:PATH.",
+    )
+
+
+def _not_yet(_: Any) -> Any:
+    raise Wrong("is not in this release", "take it out for now")
+
+
+NotYet = Annotated[Any, BeforeValidator(_not_yet), WithJsonSchema({"not": {}})]
+
+
+class Party(Form):
+    endpoints: NamePatterns = Field(
+        default=(), description="The endpoints it owns: it may send as these, and read their mailboxes."
+    )
+    relays_for: NamePatterns = Field(default=(), description="Endpoints it may carry messages for without owning them.")
+    broker: Flag = Field(
+        default=False, description="It is a broker: envelope attributes that steer are honoured from it."
+    )
+    auth: NotYet = Field(default=(), description="How it proves itself. Not in this release.")
+
+
+class Allow(Form):
+    response_url: AddressPatterns = Field(default=(), description="Where the `response-url` of a request may point.")
+
+
+def _way(value: Any) -> Any:
+    """An endpoint's value: an address, a list of them (all), `{first: […]}` or `direct`."""
+    if isinstance(value, str):
+        return {"all": [value]}
+    if isinstance(value, list):
+        return {"all": value}
+    if isinstance(value, dict) and "all" not in value:
+        return value
+    raise Wrong("must be an address, a list of addresses, {first: [addresses]} or direct")
+
+
+class Addresses(Form):
+    all: tuple[Text, ...] = Field(default=(), min_length=1)
+    first: tuple[Text, ...] = Field(default=(), min_length=1, description="The next one when the one before is down.")
+
+
+_LIST_OF_TEXT = {"type": "array", "items": {"type": "string"}, "minItems": 1}
+Way = Annotated[
+    Addresses,
+    BeforeValidator(_way),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string"},
+                _LIST_OF_TEXT,
+                {
+                    "type": "object",
+                    "properties": {"first": _LIST_OF_TEXT},
+                    "required": ["first"],
+                    "additionalProperties": False,
+                },
+            ]
+        }
+    ),
+]
+
+
+class Directory(Form):
+    refresh: Span = Field(default=timedelta(minutes=15), description="How often the sources are read again.")
+    sources: AnyTexts = Field(
+        default=(), description="Files that say who lives where: YAML, or FHIR Bundles; `*` in a name is any."
+    )
+    endpoints: dict[str, Way] = Field(
+        default_factory=dict,
+        description="Endpoint to address: one, a list (all of them), `{first: […]}` or `direct`. "
+        "A name that ends in `.*` stands for all that begin alike; `*` is the default gateway.",
+    )
+
+
+class Log(Form):
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="The least that is written."
+    )
+    format: Literal["auto", "console", "logfmt", "json"] = Field(
+        default="auto", description="How a line looks; auto is console on a terminal and logfmt elsewhere."
+    )
+
+
+class Configuration(Form):
+    """The configuration of a fhir-broker."""
+
+    broker: Broker = Field(description="Who this broker is.")
+    store: Store = Field(default_factory=Store, description="Where accepted messages are kept, and how long.")
+    admin: Admin = Field(default_factory=Admin, description="The operator's own listener.")
+    channels: dict[str, Any] = Field(
+        default_factory=dict, description="The protocols it speaks. What is absent is off."
+    )
+    parties: dict[Text, Party] = Field(default_factory=dict, description="Organisations and systems that send or read.")
+    allow: Allow = Field(default_factory=Allow, description="Where messages may go beside the directory.")
+    directory: Directory = Field(default_factory=Directory, description="Who lives where.")
+    routes: tuple[RuleForm, ...] = Field(
+        default=(), description="Rules, matched once per destination; the first that matches decides."
+    )
+    defaults: PolicyForm = Field(default_factory=PolicyForm, description="What a rule leaves unsaid.")
+    subscriptions: NotYet = Field(default=None, description="Not in this release.")
+    log: Log = Field(default_factory=Log, description="What the daemon writes about itself; never a payload.")

@@ -1,0 +1,119 @@
+"""Reads a configuration file into settings, or says everything that is wrong with it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from pydantic import ValidationError
+
+from broker.channel import ChannelSpec
+from broker.config import rule_sense, sense
+from broker.config.addresses import Addresses
+from broker.config.complaints import Complaints
+from broker.config.freeze import frozen
+from broker.config.installed import Installed
+from broker.config.mistake import ConfigurationErrors, Mistake, in_order
+from broker.config.places import Place, Reader, Steps
+from broker.config.settings import Settings
+from broker.config.subject import Subject
+from broker.config.substitution import Substitution
+from broker.config.whole import whole_form
+from broker.core.outcome import Severity
+
+_ROUNDS = 5  # of leaving out what is wrong; what then still fails has been named anyway
+_STAND_IN = {"endpoint": "urn:oid:2.999", "base_url": "http://localhost/fhir"}  # where `broker` itself is wrong
+
+
+def load(
+    path: str | Path,
+    *,
+    env: Mapping[str, str] | None = None,
+    channels: Mapping[str, ChannelSpec] | None = None,
+    insecure: bool = False,
+) -> Settings:
+    """The settings of a file; raises `ConfigurationErrors` with every mistake at once."""
+    channels = Installed() if channels is None else channels
+    file = Path(path)
+    reader = Reader(str(file), Substitution(env=os.environ if env is None else env, folder=file.parent))
+    root = reader.read()
+    reading = _Reading(file, root, channels, insecure)
+    settings = reading.settings()
+    found = list(reading.mistakes)
+    if settings is not None:
+        addresses = Addresses(reading.channels, installed=channels, base_url=settings.broker.base_url)
+        subject = Subject(settings, root, addresses)
+        found += [*sense.contradictions(subject), *rule_sense.contradictions(subject)]
+    unread = {(mistake.line, mistake.column) for mistake in reader.mistakes}
+    found = [*reader.mistakes, *(mistake for mistake in found if (mistake.line, mistake.column) not in unread)]
+    if settings is None or any(mistake.severity is Severity.ERROR for mistake in found):
+        # Once something is left out, what looks unreachable may not be: warnings wait for a file without mistakes.
+        raise ConfigurationErrors(mistake for mistake in found if mistake.severity is Severity.ERROR)
+    return msgspec.structs.replace(settings, warnings=in_order(found))
+
+
+class _Reading:
+    """One file on its way through the form: what is wrong is named, left out, and the rest is read on."""
+
+    def __init__(self, file: Path, root: Place, channels: Mapping[str, ChannelSpec], insecure: bool) -> None:
+        self.mistakes: list[Mistake] = []
+        self._file = file
+        self._root = root
+        self._known = tuple(channels)
+        self.channels = self._loaded(channels)
+        self._insecure = insecure
+        self._form = whole_form(self.channels)
+
+    def _loaded(self, channels: Mapping[str, ChannelSpec]) -> dict[str, ChannelSpec]:
+        """The channels that the file names; the others are not even imported."""
+        loaded = {}
+        for name in self._root.keys("channels"):
+            try:
+                if name in channels:
+                    loaded[name] = channels[name]
+            except (ImportError, ValueError) as error:
+                place = self._root.at(("channels", name))
+                line, column = place.named
+                text = f"the channel {name} cannot be loaded: {error}"
+                self.mistakes.append(Mistake(file=str(self._file), line=line, column=column, text=text))
+        return loaded
+
+    def settings(self) -> Settings | None:
+        data: Any = self._root.plain()
+        for round_ in range(_ROUNDS):
+            try:
+                form = self._form.model_validate(data)
+            except ValidationError as error:
+                complaints = Complaints(str(self._file), self._root, self._form.model_json_schema(), self._known)
+                found = complaints.of(error)
+                if round_ == 0:
+                    self.mistakes += [mistake for path, mistake in found if not self._is_broken_channel(path)]
+                data = data if isinstance(data, dict) else {}
+                for path, _ in found:
+                    _leave_out(data, path)
+                broker = data.get("broker")
+                data["broker"] = {**_STAND_IN, **(broker if isinstance(broker, dict) else {})}
+            else:
+                return frozen(form, root=self._root, file=self._file, channels=self.channels, insecure=self._insecure)
+        return None
+
+    def _is_broken_channel(self, path: Steps) -> bool:
+        """A channel that could not be loaded has no form, which is not the file's fault."""
+        return path[:1] == ("channels",) and len(path) == 2 and path[1] in self._known and path[1] not in self.channels
+
+
+def _leave_out(data: dict[str, Any], path: Steps) -> None:
+    """Takes out what stands at a path; the number of rules stays, since they are known by it."""
+    while path and isinstance(path[-1], int) and len(path) > 2:
+        path = path[:-1]  # a list with a wrong item goes as a whole
+    if path[:1] == ("routes",) and len(path) == 2:
+        data["routes"][path[1]] = {}
+    elif path:
+        above: Any = data
+        for step in path[:-1]:
+            above = above.get(step, {}) if isinstance(above, dict) else above[step]
+        if isinstance(above, dict):
+            above.pop(path[-1], None)

@@ -1,0 +1,56 @@
+"""What makes a message the same message, and by which ids a response may quote it (spec: messaging 3 and 4)."""
+
+from __future__ import annotations
+
+import msgspec
+
+from broker.core.fhir.header import Header, Identifier, ResponseLink
+
+UUID = "urn:uuid:"
+URI_SYSTEM = "urn:ietf:rfc:3986"  # the system of values that are URIs, unique by themselves
+
+
+class Identity(msgspec.Struct, frozen=True, kw_only=True):
+    """`key` is unique within one source. The same key with another `message_id` is a reused id (M-22)."""
+
+    key: str
+    message_id: str | None = None  # MessageHeader.id up to R4B; from R5 on it says nothing (M-28)
+
+
+def identity(header: Header, body_sha256: bytes) -> Identity:
+    """The identity of a message (M-20, M-23). Keys of different kinds never meet: each begins with its kind."""
+    if header.release.identifies_by_bundle_identifier:
+        if header.bundle_identifier is not None:
+            return Identity(key=f"identifier:{header.bundle_identifier}")
+        if header.bundle_id is not None:
+            return Identity(key=f"bundle:{header.bundle_id}")
+        return Identity(key=f"digest:{body_sha256.hex()}")
+    if header.bundle_id is not None:
+        return Identity(key=f"bundle:{header.bundle_id}", message_id=header.message_id)
+    # real senders leave Bundle.id out and use one MessageHeader.id again and again (corpus): only the bytes tell
+    return Identity(key=f"message:{header.message_id or ''}:{body_sha256.hex()}", message_id=header.message_id)
+
+
+def quotable_ids(header: Header) -> tuple[str, ...]:
+    """The ids by which a response may quote this message: any of three, as real senders do (M-31)."""
+    found = [header.message_id, header.bundle_id]
+    if header.bundle_identifier is not None:
+        found += _forms(header.bundle_identifier, alone=True)
+    return tuple(dict.fromkeys(_bare(one) for one in found if one))
+
+
+def quoted_ids(link: ResponseLink) -> tuple[str, ...]:
+    """The keys under which the request of a response is looked up, the surest first."""
+    system = link.identifier.system
+    # under a system of its own a value is unique only there: another system's `1` is another message
+    alone = not system or system == URI_SYSTEM
+    return tuple(dict.fromkeys(_bare(one) for one in _forms(link.identifier, alone=alone)))
+
+
+def _forms(identifier: Identifier, *, alone: bool) -> list[str]:
+    bare = Identifier(identifier.system, _bare(identifier.value))
+    return [str(bare), bare.value] if alone else [str(bare)]
+
+
+def _bare(id: str) -> str:
+    return id[len(UUID) :] if id[: len(UUID)].lower() == UUID else id

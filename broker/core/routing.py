@@ -1,0 +1,300 @@
+"""Decides where a message goes: for each destination the rule, the addresses, or why it is refused.
+
+A route depends on the question, the rules and one snapshot of the directory, and on nothing else.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+
+from broker.core.addressing import name_key, shown
+from broker.core.fhir.header import Header
+from broker.core.outcome import NoRoute, Problem, Refusal, RefusedByRule, Who
+from broker.core.policy import Policy, Rule
+from broker.core.resolution import Lookup, Resolution, State, Whereabouts
+from broker.core.rules import Facts, RuleSet
+
+__all__ = ["Decision", "Facts", "Question", "Route", "RuleSet", "Witness", "decide"]
+
+_HEADER = "Bundle.entry[0].resource"
+_HINTS = 3  # searches for a similar name per message: they cost a hundred times a lookup
+
+
+class Question(msgspec.Struct, frozen=True, kw_only=True):
+    """A message as routing sees it."""
+
+    header: Header | None = None  # None: the data of a CloudEvent that is not FHIR
+    destinations: tuple[str, ...] = ()  # those asked for, as written; empty: none named
+    source: str | None = None
+    party: str | None = None
+    channel: str | None = None
+    way_in: str | None = None
+    transport_headers: tuple[tuple[str, str], ...] = ()
+    event_type: str | None = None  # CloudEvents type
+    now: datetime
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """What becomes of a message at one destination."""
+
+    destination: str | None  # as written; None where the message and the rule name none
+    rule: Rule | None
+    policy: Policy
+    addresses: tuple[str, ...] = ()
+    first: bool = False  # the first address that works; otherwise all of them
+    resolution: Resolution | None = None  # None where the rule gives the address, or nothing was looked up
+    hold: bool = False  # known, and not to be tried now: it waits
+    log: bool = False  # kept, goes nowhere
+    problem: Problem | None = None  # this destination is refused
+
+
+class Route(msgspec.Struct, frozen=True, kw_only=True):
+    """The decision for one message."""
+
+    decisions: tuple[Decision, ...]
+
+    @property
+    def accepted(self) -> tuple[Decision, ...]:
+        return tuple(decision for decision in self.decisions if decision.problem is None)
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """Of the destinations that are refused."""
+        return tuple(decision.problem for decision in self.decisions if decision.problem is not None)
+
+    @property
+    def is_refused(self) -> bool:
+        """A message is refused only if none of its destinations can be reached."""
+        return not self.accepted
+
+    def refusal(self) -> Refusal:
+        """What the sender of a refused message is told: the first problem, and the others beside it."""
+        first, *others = self.problems
+        kind = RefusedByRule if first.id == RefusedByRule.id else NoRoute
+        return kind(
+            first.text,
+            code=first.code,
+            id=first.id,
+            who=first.who,
+            expression=first.expression,
+            diagnostics=first.diagnostics,
+            also=tuple(others),
+        )
+
+
+class Witness:
+    """Sees what `decide` looks at, for an explanation; it changes nothing."""
+
+    def __init__(self) -> None:
+        self.facts: list[Facts] = []  # one per question to the rules
+        self.asked: list[int] = []  # for each decision, which of `facts`
+        self.lookups: list[list[Lookup]] = []  # for each decision
+
+
+def decide(
+    question: Question,
+    rules: RuleSet,
+    directory: Whereabouts,
+    defaults: Policy,
+    *,
+    witness: Witness | None = None,
+) -> Route:
+    """One decision per destination; rules are matched once for each, or once with none where none is named."""
+    return Route(decisions=_Deciding(question, rules, directory, defaults, witness).all())
+
+
+def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Each endpoint once, in the spelling that came first (the unit of effect is message and destination)."""
+    if len(names) < 2:
+        return names
+    seen: dict[str, str] = {}
+    for name in names:
+        seen.setdefault(name_key(name), name)
+    return tuple(seen.values())
+
+
+class _Deciding:
+    """One question on its way through rules and directory; its cost grows with the destinations, not faster."""
+
+    __slots__ = ("_defaults", "_directory", "_hints", "_places", "_question", "_rules", "_witness")
+
+    def __init__(
+        self,
+        question: Question,
+        rules: RuleSet,
+        directory: Whereabouts,
+        defaults: Policy,
+        witness: Witness | None,
+    ) -> None:
+        self._question, self._rules = question, rules
+        self._directory, self._defaults, self._witness = directory, defaults, witness
+        self._hints = _HINTS
+        self._places: dict[str, list[int]] = {}  # where the header names each destination
+        for number, one in enumerate(question.header.destinations if question.header else ()):
+            if one.endpoint is not None:
+                self._places.setdefault(name_key(one.endpoint), []).append(number)
+
+    def all(self) -> tuple[Decision, ...]:
+        names = _distinct(self._question.destinations)
+        if not names:
+            return self._undirected()
+        return tuple(self._directed(name, self._rule(name), named=True) for name in names)
+
+    def _undirected(self) -> tuple[Decision, ...]:
+        """For a message that names no destination: one real message in three."""
+        rule = self._rule(None)
+        if rule is not None and rule.to and rule.refuse is None and not rule.log:
+            return tuple(self._directed(name, rule, named=False) for name in _distinct(rule.to))
+        self._watch()
+        done = self._by_rule_alone(None, rule, ())
+        if done is not None:
+            return (done,)
+        policy = rule.policy if rule else self._defaults
+        return (Decision(destination=None, rule=rule, policy=policy, problem=_no_destination(rule)),)
+
+    def _directed(self, name: str, rule: Rule | None, *, named: bool) -> Decision:
+        """For one destination; `named` by the message, otherwise by the rule's `to`."""
+        lookups = self._watch()
+        where = self._expression(name) if named else ()
+        done = self._by_rule_alone(name, rule, where)
+        if done is not None:
+            return done
+        header = self._question.header
+        found = self._directory.resolve(
+            name,
+            release=header.release if header else None,
+            format=header.format if header else None,
+            now=self._question.now,
+            lookups=lookups,
+        )
+        problem = None
+        if found.state is State.NONE:
+            problem = self._problem(name, found, where, None if named else rule)
+        return Decision(
+            destination=name,
+            rule=rule,
+            policy=rule.policy if rule else self._defaults,
+            addresses=found.addresses if problem is None else (),
+            first=found.first,
+            resolution=found,
+            hold=found.state is State.HOLD,
+            problem=problem,
+        )
+
+    def _rule(self, destination: str | None) -> Rule | None:
+        question, header = self._question, self._question.header
+        facts = Facts(
+            header=header,
+            destination=destination,
+            receivers=self._receivers(header, destination) if header else (),
+            source=question.source,
+            party=question.party,
+            channel=question.channel,
+            way_in=question.way_in,
+            transport_headers=question.transport_headers,
+            event_type=question.event_type,
+        )
+        if self._witness is not None:
+            self._witness.facts.append(facts)
+        number = self._rules.first(facts)
+        return None if number is None else self._rules.rules[number]
+
+    def _receivers(self, header: Header, destination: str | None) -> tuple[str, ...]:
+        """Those of this destination; of all, where no destination is named (A-6)."""
+        if destination is None:
+            return tuple(receiver for one in header.destinations for receiver in one.receivers)
+        places = self._places.get(name_key(destination), ())
+        return tuple(receiver for place in places for receiver in header.destinations[place].receivers)
+
+    def _expression(self, name: str) -> tuple[str, ...]:
+        """Which destination of the header this is; nothing for one that only the envelope names."""
+        places = self._places.get(name_key(name))
+        return (f"{_HEADER}.destination[{places[0]}].endpoint",) if places else ()
+
+    def _by_rule_alone(self, name: str | None, rule: Rule | None, where: tuple[str, ...]) -> Decision | None:
+        """The decision where the rule says everything and the directory is not asked."""
+        if rule is None:
+            return None
+        if rule.refuse is not None:
+            return Decision(destination=name, rule=rule, policy=rule.policy, problem=_refused(rule, where))
+        if rule.log:
+            return Decision(destination=name, rule=rule, policy=rule.policy, log=True)
+        if rule.address is not None:
+            return Decision(destination=name, rule=rule, policy=rule.policy, addresses=(rule.address,))
+        return None
+
+    def _problem(self, name: str, found: Resolution, where: tuple[str, ...], said_by: Rule | None) -> Problem:
+        if found.known:
+            return _unusable(name, found, where, said_by)
+        nearest: tuple[str, ...] = ()
+        if self._hints:
+            self._hints -= 1
+            nearest = self._directory.nearest(name)
+        return _unknown(name, found, where, said_by, nearest)
+
+    def _watch(self) -> list[Lookup] | None:
+        """Where to write down the lookups of the decision that begins, if anybody watches."""
+        if self._witness is None:
+            return None
+        self._witness.asked.append(len(self._witness.facts) - 1)
+        self._witness.lookups.append([])
+        return self._witness.lookups[-1]
+
+
+def _refused(rule: Rule, expression: tuple[str, ...]) -> Problem:
+    return Problem(
+        code=RefusedByRule.code,
+        id=RefusedByRule.id,
+        text=rule.refuse or "refused by a rule of this broker",
+        who=Who.SENDER,
+        expression=expression,
+        diagnostics=f"rule {rule.name!r}",
+    )
+
+
+def _no_destination(rule: Rule | None) -> Problem:
+    if rule is None:
+        why = "and no rule of this broker says where such a message goes"
+    else:
+        why = f"and the rule that matches it ({rule.name!r}) says neither `to` nor `address`"
+    return Problem(
+        code="not-found",
+        id="no-destination",
+        text=f"the message names no destination, {why}; name one in MessageHeader.destination.endpoint, "
+        "or have the operator add a rule with `to`",
+        who=Who.SENDER,
+        expression=(f"{_HEADER}.destination",),
+    )
+
+
+def _unknown(
+    name: str, found: Resolution, where: tuple[str, ...], said_by: Rule | None, nearest: tuple[str, ...]
+) -> Problem:
+    near = f" Nearest known: {', '.join(shown(one) for one in nearest)}." if nearest else ""
+    return Problem(
+        code="not-found",
+        id="unknown-destination",
+        text=f"{_subject(name, said_by)} is not in the directory: {found.reason}.{near} "
+        "Check how it is written, or have the operator add it.",
+        who=Who.BROKER if said_by else Who.SENDER,
+        expression=where,
+    )
+
+
+def _unusable(name: str, found: Resolution, where: tuple[str, ...], said_by: Rule | None) -> Problem:
+    return Problem(
+        code="not-found",
+        id="no-usable-address",
+        text=f"{_subject(name, said_by)} is known, but has no address that can be used: {found.reason}. "
+        "Its operator has to give it a new one.",
+        who=Who.BROKER,
+        expression=where,
+        diagnostics=found.origin or None,
+    )
+
+
+def _subject(name: str, said_by: Rule | None) -> str:
+    named = f", to which rule {said_by.name!r} sends this message," if said_by else ""
+    return f"the destination {shown(name)!r}{named}"

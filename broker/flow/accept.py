@@ -1,0 +1,343 @@
+"""Accept: decide the route, claim the identity, write message and deliveries; only then is the sender told.
+
+Routing comes before the acknowledgement, so the unroutable is refused while the sender still listens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+
+import msgspec
+import structlog
+
+from broker.core.answer import Answer, AnswerKind, Receipt
+from broker.core.answering import caller_waits, wants_silence
+from broker.core.delivery import State
+from broker.core.identity import quotable_ids
+from broker.core.outcome import RefusedByRule, StoreUnavailable
+from broker.core.policy import Expects, OnTimeout, Policy
+from broker.core.resolution import Whereabouts
+from broker.core.routing import Decision, Question, Route, RuleSet, decide
+from broker.flow.callers import Caller, Callers
+from broker.flow.copies import Copies
+from broker.flow.deliver import Delivering
+from broker.flow.here import Here
+from broker.flow.letter import Letter
+from broker.flow.meter import Meter
+from broker.flow.notify import Followers
+from broker.flow.plan import Planning
+from broker.flow.report import Reports
+from broker.flow.respond import Responding
+from broker.flow.validate import validate
+from broker.store import Copy, Kept, NewDelivery, NewMessage, Store, StoreError
+
+log = structlog.get_logger("broker.accept")
+
+
+class Accepting:
+    def __init__(
+        self,
+        *,
+        here: Here,
+        store: Store,
+        rules: RuleSet,
+        defaults: Policy,
+        directory: Callable[[], Whereabouts],
+        planning: Planning,
+        delivering: Delivering,
+        responding: Responding,
+        reports: Reports,
+        callers: Callers,
+        followers: Followers,
+        meter: Meter,
+        stores_and_forwards: Callable[[str], bool],
+    ) -> None:
+        self._here = here
+        self._store = store
+        self._rules = rules
+        self._defaults = defaults
+        self._directory = directory
+        self._planning = planning
+        self._delivering = delivering
+        self._responding = responding
+        self._reports = reports
+        self._callers = callers
+        self._followers = followers
+        self._meter = meter
+        self._stores_and_forwards = stores_and_forwards
+        self._copies = Copies(store)
+
+    # -- the way in
+
+    async def take(self, letter: Letter) -> Answer | Caller:
+        """Keeps the message; returns the answer, or the caller that waits for it. Raises Refusal."""
+        now = self._here.now()
+        route, new = await self._decide(letter, now)
+        await self._validate(letter, route)
+        kept = await self._keep(new)
+        if isinstance(kept, Copy):
+            return await self._copy(letter, route, new, kept)
+        self._meter.accepted(letter.arrival.channel)
+        receipt = self._receipt(kept.position, letter, route)
+        caller = self._caller(letter, route, new.deliveries, receipt)
+        self._log(letter, kept.position, new)
+        self._set_out(letter, kept, new, route, caller)
+        if caller is None:
+            return Answer(kind=AnswerKind.ACCEPTED, receipt=receipt)
+        return caller
+
+    async def _decide(self, letter: Letter, now: datetime) -> tuple[Route, NewMessage]:
+        """The route and what is written for it; a response finds its request before any rule is asked."""
+        route = self._route(letter, now)
+        answering = await self._responding.find(letter) if letter.header.is_response else None
+        if any(problem.id == RefusedByRule.id for problem in route.problems) and not route.accepted:
+            raise route.refusal()
+        if answering is not None:
+            return route, self._responding.response(letter, answering, route, now=now)
+        if route.is_refused:
+            raise route.refusal()
+        deliveries = self._planning.deliveries(route.accepted, letter.message, now=now)
+        return route, self._new(letter, deliveries, route)
+
+    def _route(self, letter: Letter, now: datetime) -> Route:
+        arrival, message = letter.arrival, letter.message
+        question = Question(
+            header=letter.header,
+            destinations=letter.destinations,
+            source=message.source,
+            party=message.party,
+            channel=message.channel,
+            way_in=message.way_in,
+            transport_headers=arrival.headers,
+            event_type=message.envelope.type,
+            now=now,
+        )
+        return decide(question, self._rules, self._directory(), self._defaults)
+
+    async def _validate(self, letter: Letter, route: Route) -> None:
+        if any(decision.policy.validate == "resource" for decision in route.accepted):
+            await asyncio.to_thread(validate, letter.body, letter.header)
+
+    def _new(self, letter: Letter, deliveries: tuple[NewDelivery, ...], route: Route) -> NewMessage:
+        header = letter.header
+        consequence = any(decision.policy.category == "consequence" for decision in route.accepted)
+        expects = any(delivery.answer_by is not None for delivery in deliveries)
+        identity = letter.identity
+        return NewMessage(
+            message=letter.message,
+            body=letter.body,
+            digest=letter.sha256,
+            source_key=letter.source_key,
+            identity=identity.key,
+            exclusive=f"only once:{identity.message_id}" if consequence and identity.message_id else None,
+            quotes=tuple(quote for quote in quotable_ids(header) if quote != identity.key) if expects else (),
+            deliveries=deliveries,
+        )
+
+    async def _keep(self, new: NewMessage) -> Kept | Copy:
+        try:
+            return await self._store.accept(new)
+        except StoreError as error:
+            raise StoreUnavailable(
+                "the message could not be stored; send it again later", retry_after=10, diagnostics=str(error)
+            ) from error
+
+    def _receipt(self, position: int, letter: Letter, route: Route, *, duplicate: bool = False) -> Receipt:
+        """What the sender gets; it names the destinations that cannot be reached, since each of them gets a bounce."""
+        notes = () if not route.accepted else route.problems
+        return Receipt(message_id=self._here.ids.of(position), position=position, duplicate=duplicate, notes=notes)
+
+    def _log(self, letter: Letter, position: int, new: NewMessage) -> None:
+        log.info(
+            "accepted",
+            id=self._here.ids.of(position),
+            channel=letter.arrival.channel,
+            peer=letter.arrival.peer.address,
+            event=str(letter.header.event),
+            source=letter.message.source,
+            destinations=[delivery.destination for delivery in new.deliveries],
+            bytes=len(letter.body),
+            fate=new.message.fate.name.lower(),
+        )
+
+    # -- what follows from the commit
+
+    def _set_out(self, letter: Letter, kept: Kept, new: NewMessage, route: Route, caller: Caller | None) -> None:
+        position = kept.position
+        if new.answers is not None:
+            self._responding.arrived(kept, new)
+        for delivery in new.deliveries:
+            if delivery.mailbox is not None:
+                self._followers.wake(delivery.mailbox, position)
+        self._delivering.take(position, kept.numbers, new)
+        for decision in route.decisions:
+            if decision.problem is not None and route.accepted and new.answers is None:
+                self._bounce(letter, position, decision)
+        if caller is not None:
+            caller.look()
+
+    def _bounce(self, letter: Letter, position: int, decision: Decision) -> None:
+        assert decision.problem is not None
+        if decision.policy.bounce == "always" and not letter.header.is_response:
+            self._reports.send(position, letter.message, decision.problem, final=True, destination=decision.destination)
+
+    # -- who waits
+
+    def _caller(
+        self, letter: Letter, route: Route, deliveries: Sequence[NewDelivery], receipt: Receipt
+    ) -> Caller | None:
+        asked = letter.arrival.asked
+        policies = [decision.policy for decision in route.accepted] or [self._defaults]
+        silence = all(
+            wants_silence(
+                expects=policy.sync.expects,
+                is_response=letter.header.is_response,
+                response_request=letter.header.response_request,
+            )
+            for policy in policies
+        )
+        waits = caller_waits(
+            asynchronous=asked.asynchronous,
+            silence=silence,
+            asked_to_wait=asked.wait is not None,
+            response_demanded=any(policy.sync.expects is Expects.RESPONSE for policy in policies),
+            destinations=len(deliveries),
+            all_store_and_forward=all(
+                self._stores_and_forwards(delivery.address) for delivery in deliveries if delivery.address
+            )
+            and any(delivery.address for delivery in deliveries),
+        )
+        if not waits or all(delivery.state is State.LOGGED for delivery in deliveries):
+            return None
+        listens_on = asked.wait is not None or any(p.sync.expects is Expects.RESPONSE for p in policies)
+        caller = Caller(
+            receipt.position,
+            receipt,
+            listens_on=listens_on,
+            until=letter.arrival.at + self._wait(letter, policies),
+            refuses=all(policy.sync.on_timeout is OnTimeout.REFUSE for policy in policies),
+        )
+        caller.expect(number for number, d in enumerate(deliveries, 1) if d.state is State.WAITING or listens_on)
+        self._callers.enter(caller)
+        return caller
+
+    @staticmethod
+    def _wait(letter: Letter, policies: Sequence[Policy]) -> timedelta:
+        """How long the caller is kept: what it asks for, what its envelope leaves, at most the rule's longest."""
+        asked = letter.arrival.asked.wait
+        wait = min(min(asked, policy.sync.longest) if asked is not None else policy.sync.wait for policy in policies)
+        left = letter.arrival.envelope.timeleft
+        if left is not None:
+            wait = min(wait, timedelta(milliseconds=max(left - 50, 0)))
+        return wait
+
+    async def wait(self, caller: Caller) -> Answer:
+        """Keeps the caller until it is answered or its wait ends."""
+        left = (caller.until - self._here.now()).total_seconds()
+        try:
+            async with asyncio.timeout(max(left, 0)):
+                return await asyncio.shield(caller.answer)
+        except TimeoutError:
+            return await self._wait_over(caller)
+        except asyncio.CancelledError:
+            if caller.answer.done():  # it had its answer, and is gone before it could be written
+                self._responding.not_told(caller)
+            raise
+        finally:
+            self._callers.leave(caller)
+
+    async def _wait_over(self, caller: Caller) -> Answer:
+        if caller.answer.done():
+            return caller.answer.result()
+        self._callers.leave(caller)
+        if not caller.refuses:
+            return Answer(kind=AnswerKind.KEPT, receipt=caller.receipt)
+        left = not await self.withdraw(caller.position, "the caller's wait is over, and the rule says to refuse then")
+        return Answer(kind=AnswerKind.WITHDRAWN, receipt=caller.receipt, left=left)
+
+    async def withdraw(self, position: int, why: str) -> bool:
+        """Withdraws what has not left; says whether that was everything."""
+        under_way = self._delivering.forget(position)
+        numbers = await self._store.withdraw(position, self._here.now(), why, under_way)
+        return len(numbers) == len(await self._store.deliveries(position))
+
+    # -- copies
+
+    async def _copy(self, letter: Letter, route: Route, new: NewMessage, copy: Copy) -> Answer | Caller:
+        """The identity was here before: the same message again, or another one under ids that were used (M-20…M-22)."""
+        policies = [decision.policy for decision in route.accepted] or [self._defaults]
+        note = await self._copies.compare(letter, copy)
+        if note is None or any(policy.duplicates == "forward" for policy in policies):
+            return await self._under_used_ids(letter, route, new, copy, policies, same=note is not None)
+        self._meter.duplicate(letter.arrival.channel)
+        notes = (note,) if note.text else ()
+        receipt = Receipt(
+            message_id=self._here.ids.of(copy.position), position=copy.position, duplicate=True, notes=notes
+        )
+        await self._copies.remember(letter, copy.position, note, self._here.now())
+        added = await self._add(letter, new, copy.position)
+        log.info("copy", id=receipt.message_id, channel=letter.arrival.channel, added=len(added))
+        if letter.arrival.asked.asynchronous:
+            return Answer(kind=AnswerKind.ACCEPTED, receipt=receipt)
+        return await self._join(letter, route, new, receipt)
+
+    async def _under_used_ids(
+        self,
+        letter: Letter,
+        route: Route,
+        new: NewMessage,
+        copy: Copy,
+        policies: Sequence[Policy],
+        *,
+        same: bool,
+    ) -> Answer | Caller:
+        if not same and (copy.exclusive or not any(policy.reused_id == "accept" for policy in policies)):
+            raise await self._copies.conflict(letter, copy, self._here.ids.of(copy.position))
+        # `reused_id: accept` makes the bytes part of the identity; `duplicates: forward` sends each copy on as its own
+        key = f"{letter.identity.key}\n{letter.sha256.hex()}" if not same else None
+        new = msgspec.structs.replace(new, identity=key, exclusive=None, quotes=(*new.quotes, letter.identity.key))
+        kept = await self._keep(new)
+        if isinstance(kept, Copy):
+            return await self._copy(letter, route, new, kept)
+        self._meter.accepted(letter.arrival.channel)
+        receipt = self._receipt(kept.position, letter, route)
+        caller = self._caller(letter, route, new.deliveries, receipt)
+        self._set_out(letter, kept, new, route, caller)
+        return caller or Answer(kind=AnswerKind.ACCEPTED, receipt=receipt)
+
+    async def _add(self, letter: Letter, new: NewMessage, position: int) -> tuple[int, ...]:
+        """A copy that names a destination the message did not have yet adds that delivery."""
+        if new.answers is not None:
+            return ()
+        numbers = await self._store.add(position, new.deliveries)
+        added = [(number, delivery) for number, delivery in zip(numbers, new.deliveries, strict=True) if number]
+        if added:
+            more = msgspec.structs.replace(new, deliveries=tuple(delivery for _, delivery in added))
+            self._delivering.take(position, [number for number, _ in added], more)
+            for _, delivery in added:
+                if delivery.mailbox is not None:
+                    self._followers.wake(delivery.mailbox, position)
+        return tuple(number for number, _ in added)
+
+    async def _join(self, letter: Letter, route: Route, new: NewMessage, receipt: Receipt) -> Answer | Caller:
+        """A copy gets the stored response, or waits for what is under way, as the first would have."""
+        stored = await self._responding.stored_response(receipt)
+        if stored is not None:
+            return stored
+        caller = self._caller(letter, route, new.deliveries, receipt)
+        if caller is None:
+            return Answer(kind=AnswerKind.ACCEPTED, receipt=receipt)
+        for delivery in await self._store.deliveries(receipt.position):
+            if delivery.state is not State.WAITING and not (caller.listens_on and delivery.outcome is None):
+                caller.ends[delivery.number] = delivery.outcome
+            else:
+                caller.expect((delivery.number,))
+        caller.look()
+        if not caller.answer.done():  # the response may have come between the two looks
+            stored = await self._responding.stored_response(receipt)
+            if stored is not None:
+                self._callers.leave(caller)
+                return stored
+        return caller

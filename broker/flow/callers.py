@@ -1,0 +1,84 @@
+"""The callers that wait for the answer to a message, and what they have been told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+from broker.core.answer import Answer, AnswerKind, Receipt
+from broker.core.answering import answer_now
+from broker.core.delivery import Outcome
+
+
+class Caller:
+    """One caller: what it waits for, and the future that its answer arrives in."""
+
+    __slots__ = ("answer", "ends", "listens_on", "position", "receipt", "refuses", "until")
+
+    def __init__(self, position: int, receipt: Receipt, *, listens_on: bool, until: datetime, refuses: bool) -> None:
+        self.position = position
+        self.receipt = receipt
+        self.listens_on = listens_on  # beyond the receiver's plain acknowledgement, for the response message
+        self.until = until
+        self.refuses = refuses  # when the wait ends, what has not left is withdrawn
+        self.ends: dict[int, Outcome | None] = {}
+        self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+    def expect(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            self.ends.setdefault(number, None)
+
+    def look(self) -> None:
+        """Answers if what has ended is enough for it."""
+        answer = answer_now(list(self.ends.values()), listens_on=self.listens_on, receipt=self.receipt)
+        if answer is not None and not self.answer.done():
+            self.answer.set_result(answer)
+
+
+class Callers:
+    def __init__(self) -> None:
+        self._waiting: dict[int, list[Caller]] = {}
+
+    def enter(self, caller: Caller) -> None:
+        self._waiting.setdefault(caller.position, []).append(caller)
+
+    def leave(self, caller: Caller) -> None:
+        here = self._waiting.get(caller.position)
+        if here is not None and caller in here:
+            here.remove(caller)
+            if not here:
+                del self._waiting[caller.position]
+
+    def waits(self, position: int) -> bool:
+        """Whether somebody listens who has not been answered yet."""
+        return any(not caller.answer.done() for caller in self._waiting.get(position, ()))
+
+    def wait_left(self, position: int, now: datetime) -> timedelta | None:
+        """How much longer the most patient of them waits; None where nobody does."""
+        untils = [caller.until for caller in self._waiting.get(position, ()) if not caller.answer.done()]
+        return max(untils) - now if untils else None
+
+    def count(self) -> int:
+        return sum(map(len, self._waiting.values()))
+
+    def ended(self, position: int, numbers: Iterable[int], outcome: Outcome) -> bool:
+        """Deliveries have ended; says whether anybody who waited was told of it, now or by the rest."""
+        told = False
+        for caller in tuple(self._waiting.get(position, ())):
+            if not caller.answer.done():
+                for number in numbers:
+                    caller.ends[number] = outcome
+                caller.look()
+                told = True
+        return told
+
+    def respond(self, position: int, body: bytes, media_type: str) -> bool:
+        """The response is here; says whether anybody heard it."""
+        told = False
+        for caller in tuple(self._waiting.get(position, ())):
+            if not caller.answer.done():
+                answer = Answer(kind=AnswerKind.RESPONSE, receipt=caller.receipt, body=body, media_type=media_type)
+                caller.answer.set_result(answer)
+                told = True
+        return told

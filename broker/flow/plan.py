@@ -1,0 +1,109 @@
+"""From the decision for a destination to the deliveries that are written down for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+from broker.core.addressing import name_key
+from broker.core.answering import looks_for_response
+from broker.core.delivery import AnswerState, State
+from broker.core.fhir.header import Header
+from broker.core.message import Message
+from broker.core.outcome import NoRoute, Who
+from broker.core.policy import Policy
+from broker.core.routing import Decision
+from broker.plugins import MAILBOX, Channels, is_mailbox
+from broker.store import NewDelivery
+
+
+class Planning:
+    def __init__(self, *, channels: Channels, is_open: Callable[[str], bool]) -> None:
+        self._channels = channels
+        self._is_open = is_open  # whether a lane is open: of several addresses the first that works is taken
+
+    def deliveries(self, decisions: Sequence[Decision], message: Message, *, now: datetime) -> tuple[NewDelivery, ...]:
+        """Raises NoRoute for an address that no channel of ours can use."""
+        return tuple(planned for decision in decisions for planned in self._for_destination(decision, message, now=now))
+
+    def _for_destination(self, decision: Decision, message: Message, *, now: datetime) -> list[NewDelivery]:
+        name = decision.destination or ""
+        key = name_key(name) if name else ""
+        expects = looks(decision.policy, message.header)
+        if decision.log:
+            return [self.to("", name, key, decision, message, now=now, state=State.LOGGED, expects=False)]
+        if decision.hold or not decision.addresses:
+            return [self.to("", name, key, decision, message, now=now, state=State.WAITING, expects=expects)]
+        addresses = (self.choose(decision.addresses),) if decision.first else decision.addresses
+        return [
+            # the unit of effect is message and destination; where all addresses of one are served, each is a unit
+            self.to(address, name, key if i == 0 else f"{key}\n{address}", decision, message, now=now,
+                    state=State.WAITING, expects=expects and i == 0)
+            for i, address in enumerate(addresses)
+        ]  # fmt: skip
+
+    def choose(self, addresses: Sequence[str]) -> str:
+        """The first whose peer is reachable as far as we know; the first of all where none is."""
+        for address in addresses:
+            if is_mailbox(address) or self._is_open(self._channels.lane_of(address)):
+                return address
+        return addresses[0]
+
+    def to(
+        self,
+        address: str,
+        name: str,
+        key: str,
+        decision: Decision,
+        message: Message,
+        *,
+        now: datetime,
+        state: State,
+        expects: bool,
+    ) -> NewDelivery:
+        policy = decision.policy
+        mailbox = mailbox_of(address, name)
+        if mailbox is not None:
+            state = State.DONE  # the accepting commit is the delivery
+        given = message.envelope.expirytime
+        give_up = now + policy.retry.give_up
+        return NewDelivery(
+            destination=name,
+            key=key,
+            address=address,
+            lane=self._lane(address),
+            state=state,
+            due=now + policy.retry.first,
+            expiry=min(given, give_up) if given is not None else give_up,
+            policy=policy,
+            rule=decision.rule.name if decision.rule else "",
+            fixed=decision.resolution is None,
+            mailbox=mailbox,
+            unread_by=now + policy.unread if mailbox is not None else None,
+            answer=AnswerState.OPEN if expects else AnswerState.NONE,
+            answer_by=now + policy.answer_within if expects else None,
+        )
+
+    def _lane(self, address: str) -> str:
+        if not address or is_mailbox(address):
+            return ""
+        try:
+            return self._channels.lane_of(address)
+        except ValueError as error:
+            raise NoRoute(
+                f"the address of the destination cannot be used: {error}", id="no-usable-address", who=Who.BROKER
+            ) from error
+
+
+def mailbox_of(address: str, name: str) -> str | None:
+    """The comparison key of the mailbox that an address means; `mailbox:NAME` is NAME's, `mailbox:` the destination's."""
+    if not is_mailbox(address):
+        return None
+    owner = address.removeprefix(MAILBOX) or name
+    return name_key(owner) if owner else "|"
+
+
+def looks(policy: Policy, header: Header) -> bool:
+    return looks_for_response(
+        expects=policy.sync.expects, is_response=header.is_response, response_request=header.response_request
+    )

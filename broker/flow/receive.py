@@ -1,0 +1,180 @@
+"""Receive: who is it, has it been here, is it still worth anything; the header is read, and nothing more.
+
+Loops are refused here, before duplicates are looked for, since a message that comes back looks like its own copy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import structlog
+
+from broker.channel import Arrival
+from broker.core.addressing import name_key
+from broker.core.answer import Answer
+from broker.core.fhir.header import Header
+from broker.core.fhir.media import media_type
+from broker.core.fhir.read import read
+from broker.core.identity import identity
+from broker.core.outcome import (
+    BadRequest,
+    Busy,
+    Expired,
+    LoopDetected,
+    NotAllowed,
+    Refusal,
+    StoreUnavailable,
+    TooLarge,
+    Who,
+)
+from broker.flow.accept import Accepting
+from broker.flow.callers import Caller
+from broker.flow.here import Here
+from broker.flow.letter import Letter, message_of
+from broker.flow.meter import Meter
+
+log = structlog.get_logger("broker.receive")
+
+ASIDE = 1 << 20  # bytes; reading and hashing more than this would hold up the event loop for milliseconds
+
+
+class Receiving:
+    """The one way in: every channel hands its arrivals here (broker.channel.Accept)."""
+
+    def __init__(
+        self,
+        *,
+        here: Here,
+        accepting: Accepting,
+        free: Callable[[], int],
+        meter: Meter,
+    ) -> None:
+        self._here = here
+        self._accepting = accepting
+        self._free = free
+        self._meter = meter
+        self._in_flight = 0  # bytes
+        self.draining = False
+
+    async def __call__(self, arrival: Arrival) -> Answer:
+        self._meter.received(arrival.channel)
+        try:
+            with self._room(len(arrival.body)):
+                letter = await self._open(arrival)
+                taken = await self._accepting.take(letter)
+        except Refusal as refusal:
+            self._meter.refused(arrival.channel, refusal.problem.id)
+            log.info(
+                "refused",
+                channel=arrival.channel,
+                peer=arrival.peer.address,
+                error=refusal.problem.id,
+                who=refusal.problem.who.value,
+            )
+            raise
+        return await self._accepting.wait(taken) if isinstance(taken, Caller) else taken
+
+    @contextmanager
+    def _room(self, size: int) -> Iterator[None]:
+        """Bounds what is being taken in at once; beyond, and below the disk's reserve, the sender hears "later"."""
+        here = self._here
+        if self.draining:
+            raise Busy("the broker is stopping; send the message again in a moment", id="stopping", retry_after=5)
+        if size > here.max_message:
+            raise TooLarge(f"the message has {size} bytes, the limit is {here.max_message}")
+        if self._in_flight and self._in_flight + size > here.in_flight:
+            raise Busy("more is coming in than can be stored; send the message again in a moment", retry_after=1)
+        if self._free() < here.min_free:
+            raise StoreUnavailable(
+                "the store has no room for new messages; what is kept is still delivered", retry_after=30
+            )
+        self._in_flight += size
+        try:
+            yield
+        finally:
+            self._in_flight -= size
+
+    async def _open(self, arrival: Arrival) -> Letter:
+        media = media_type(arrival.media_type)
+        if len(arrival.body) > ASIDE:
+            header, sha256 = await asyncio.to_thread(
+                lambda: (
+                    read(arrival.body, media, url_release=arrival.release),
+                    hashlib.sha256(arrival.body).digest(),
+                )
+            )
+        else:
+            header = read(arrival.body, media, url_release=arrival.release)
+            sha256 = hashlib.sha256(arrival.body).digest()
+        trusted = self._here.steers(arrival.peer.party)
+        self._admit(arrival, trusted=trusted)
+        return self._letter(arrival, header, sha256, trusted=trusted)
+
+    def _letter(self, arrival: Arrival, header: Header, sha256: bytes, *, trusted: bool) -> Letter:
+        digest = "sha-256=" + base64.b64encode(sha256).decode()
+        given = arrival.envelope.digest
+        if given is not None and given.startswith("sha-256=") and given.rstrip(":") != digest:
+            raise Refusal(
+                "the bytes are not those that the digest was made of; send the message again",
+                code="transient",
+                id="digest-mismatch",
+            )
+        who = identity(header, sha256)
+        return Letter(
+            arrival=arrival,
+            header=header,
+            message=message_of(
+                arrival, header, here=self._here, source=header.source, identity=who, digest=digest, trusted=trusted
+            ),
+            sha256=sha256,
+            source_key=name_key(header.source) if header.source else "",
+            identity=who,
+            destinations=self._destinations(arrival, header, trusted=trusted),
+        )
+
+    def _admit(self, arrival: Arrival, *, trusted: bool) -> None:
+        here, envelope = self._here, arrival.envelope
+        if here.endpoint in envelope.via:
+            path = " > ".join((*envelope.via, here.endpoint))
+            raise LoopDetected(
+                f"the message has been here: {path}; correct the directory of one of these", who=Who.BROKER
+            )
+        if len(envelope.via) >= here.hops:
+            raise LoopDetected(
+                f"the message has passed {len(envelope.via)} brokers, the limit is {here.hops}: {' > '.join(envelope.via)}",
+                id="too-many-hops",
+                who=Who.BROKER,
+            )
+        if trusted and envelope.expirytime is not None and envelope.expirytime + here.clock_skew <= arrival.at:
+            raise Expired(
+                f"the message was worth something until {envelope.expirytime.isoformat()} and comes too late",
+                id="expired-on-arrival",
+            )
+        url = arrival.asked.response_url
+        if url is not None and not here.may_respond_to(url):
+            raise NotAllowed(
+                "responses may not be sent to this response-url: it is not on the list `allow.response_url`",
+                id="response-url-not-allowed",
+                expression="response-url",
+            )
+
+    def _destinations(self, arrival: Arrival, header: Header, *, trusted: bool) -> tuple[str, ...]:
+        """Those that the envelope names for this hop, if it may; else all that the header names (M-20, promise 6)."""
+        named = tuple(one.endpoint for one in header.destinations if one.endpoint)
+        asked = arrival.envelope.destination if trusted else ()
+        if not asked:
+            return named
+        if named and arrival.peer.party not in self._here.brokers:
+            known = {name_key(name) for name in named}
+            strange = [name for name in asked if name_key(name) not in known]
+            if strange:
+                raise BadRequest(
+                    f"the envelope names the destination {strange[0]}, which the message itself does not",
+                    id="destination-not-in-message",
+                    expression="ce-destination",
+                )
+        return asked

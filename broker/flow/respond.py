@@ -1,0 +1,274 @@
+"""Respond: which request a response answers, and the way back to who asked.
+
+A response is a message: it is kept like any other. It goes to the first of: the caller that waits, the request's
+`response-url`, the directory's address of the request's source, the previous hop, the source's mailbox.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable
+from datetime import datetime
+
+import msgspec
+import structlog
+
+from broker.core.addressing import name_key
+from broker.core.answer import Answer, AnswerKind, Receipt
+from broker.core.correlation import Candidate, Match, Verdict, match
+from broker.core.delivery import AnswerState, State
+from broker.core.identity import identity, quoted_ids
+from broker.core.message import Fate, Message
+from broker.core.policy import Late, Policy
+from broker.core.resolution import How, Resolution, Whereabouts
+from broker.core.resolution import State as Standing
+from broker.core.routing import Decision, Route
+from broker.flow.callers import Caller, Callers
+from broker.flow.deliver import Delivering
+from broker.flow.here import Here
+from broker.flow.letter import Letter
+from broker.flow.meter import Meter
+from broker.flow.notify import Followers
+from broker.flow.plan import Planning
+from broker.plugins import MAILBOX
+from broker.store import Copy, Kept, NewDelivery, NewMessage, Open, Store
+
+log = structlog.get_logger("broker.respond")
+
+CALLER = "caller:"  # the address of a response that went to the caller that waited
+CANDIDATES = 32  # messages that share a quoted id; ids repeat (corpus), but an answer to an older one is a guess
+FATES = {
+    Verdict.ANSWERS: Fate.ANSWER,
+    Verdict.LATE: Fate.LATE,
+    Verdict.DOUBLE: Fate.DOUBLE,
+    Verdict.UNMATCHED: Fate.UNMATCHED,
+}
+
+
+class Answering(msgspec.Struct, frozen=True, kw_only=True):
+    """A response and the request it belongs to."""
+
+    match: Match
+    request: Open
+
+
+class Responding:
+    def __init__(
+        self,
+        *,
+        here: Here,
+        store: Store,
+        directory: Callable[[], Whereabouts],
+        planning: Planning,
+        delivering: Delivering,
+        callers: Callers,
+        followers: Followers,
+        defaults: Policy,
+        meter: Meter,
+    ) -> None:
+        self._here = here
+        self._store = store
+        self._directory = directory
+        self._planning = planning
+        self._delivering = delivering
+        self._callers = callers
+        self._followers = followers
+        self._defaults = defaults
+        self._meter = meter
+
+    # -- which request
+
+    async def find(self, letter: Letter) -> Answering | None:
+        """The request that a response answers or answered; None where it is of nothing we carried."""
+        link = letter.header.response
+        assert link is not None
+        found = await self._store.quoted(quoted_ids(link), CANDIDATES)
+        source = letter.message.source
+        chosen = match(
+            [candidate for request in found for candidate in self._candidates(request)],
+            source=letter.source_key,
+            destinations=[name_key(name) for name in letter.destinations],
+            is_at=lambda address: _same_address(source, address),
+            lives_at=lambda address: self._lives_at(source, address),
+        )
+        if chosen.verdict is Verdict.UNMATCHED:
+            return None
+        return Answering(match=chosen, request=next(r for r in found if r.stored.position == chosen.position))
+
+    def _candidates(self, request: Open) -> list[Candidate]:
+        message = request.stored.message
+        if message.fate is not Fate.MESSAGE or message.header.is_response:
+            return []  # M-36: there is never a response to a response
+        return [
+            Candidate(
+                position=delivery.position,
+                number=delivery.number,
+                request_source=name_key(message.source) if message.source else "",
+                destination=name_key(delivery.destination) if delivery.destination else "",
+                address=delivery.address,
+                open=delivery.answer is AnswerState.OPEN,
+                answered=delivery.answer is AnswerState.ANSWERED,
+                carried=delivery.left
+                or delivery.state is State.DONE
+                or self._delivering.is_under_way(delivery.lane, delivery.position, delivery.number),
+            )
+            for delivery in request.deliveries
+        ]
+
+    def _lives_at(self, source: str | None, address: str) -> bool:
+        return source is not None and address in self._look_up(source).addresses
+
+    def _look_up(self, name: str) -> Resolution:
+        return self._directory().resolve(name, release=None, format=None, now=self._here.now())
+
+    # -- what is written for it
+
+    def response(self, letter: Letter, answering: Answering, route: Route, *, now: datetime) -> NewMessage:
+        """The response as it is kept, with its way back."""
+        chosen, request = answering.match, answering.request.stored.message
+        fate = FATES[chosen.verdict]
+        answers = (chosen.position, chosen.number)
+        policy = route.accepted[0].policy if route.accepted else self._defaults
+        asked = next((d for d in answering.request.deliveries if d.number == chosen.number), None)
+        drop = asked is not None and asked.policy.sync.late is Late.DROP and fate is not Fate.ANSWER
+        return NewMessage(
+            message=msgspec.structs.replace(letter.message, fate=fate),
+            body=letter.body,
+            digest=letter.sha256,
+            source_key=letter.source_key,
+            identity=letter.identity.key,
+            quotes=(),
+            deliveries=self.way_back(
+                request, now, policy=policy, position=chosen.position if fate is Fate.ANSWER else None, drop=drop
+            ),
+            answers=answers,
+        )
+
+    def in_exchange(self, message: Message, body: bytes, request: Message, answers: tuple[int, int]) -> NewMessage:
+        """A response that came in the receiver's own answer: it answers that very delivery."""
+        sha256 = hashlib.sha256(body).digest()
+        now = self._here.now()
+        return NewMessage(
+            message=msgspec.structs.replace(message, fate=Fate.ANSWER, digest="sha-256=" + _base64(sha256)),
+            body=body,
+            digest=sha256,
+            source_key=name_key(message.source) if message.source else "",
+            identity=identity(message.header, sha256).key,
+            quotes=(),
+            deliveries=self.way_back(request, now, policy=self._defaults, position=answers[0]),
+            answers=answers,
+        )
+
+    def way_back(
+        self,
+        request: Message,
+        now: datetime,
+        *,
+        policy: Policy | None = None,
+        position: int | None = None,
+        drop: bool = False,
+    ) -> tuple[NewDelivery, ...]:
+        """The delivery of a response (or report) to who sent `request`; `position` where a caller may wait for it."""
+        if position is not None and self._callers.waits(position):
+            return (self._to(CALLER, request, now, policy, state=State.DONE),)
+        address, found = self._address_back(request)
+        if drop or address is None:
+            return (self._to("", request, now, policy, state=State.LOGGED),)
+        return (self._to(address, request, now, policy, state=State.WAITING, found=found),)
+
+    def _to(self, address: str, request: Message, now: datetime, policy: Policy | None, *, state: State) -> NewDelivery:
+        source = request.source or ""
+        decision = Decision(destination=source, rule=None, policy=policy or self._defaults)
+        planned = self._planning.to(
+            address if address != CALLER else "", source, name_key(source) if source else "", decision, request,
+            now=now, state=state, expects=False,
+        )  # fmt: skip
+        # an answer outlives its request's own expiry: what the sender wanted by then was the question carried
+        expiry = now + planned.policy.retry.give_up
+        return msgspec.structs.replace(planned, address=address, expiry=expiry)
+
+    def _address_back(self, request: Message) -> tuple[str | None, Resolution | None]:
+        """Where a response goes, and the directory's word for it where it came from there."""
+        if request.response_url is not None:
+            return request.response_url, None
+        if request.source is not None:
+            found = self._look_up(request.source)
+            # the default gateway is for strangers' names, and who sends through us is none
+            if found.addresses and found.state is Standing.USE and found.how is not How.DEFAULT:
+                return self._planning.choose(found.addresses), found
+        if request.envelope.via:
+            found = self._look_up(request.envelope.via[-1])
+            if found.addresses and found.state is Standing.USE:
+                return self._planning.choose(found.addresses), None
+        return (MAILBOX if request.source is not None else None), None
+
+    # -- after the commit
+
+    def arrived(self, kept: Kept | Copy, new: NewMessage) -> None:
+        """The response is kept: the caller hears it, and what still waits of its request needs no further attempt."""
+        assert new.answers is not None
+        position, number = new.answers
+        self._meter.responded(new.message.fate.name.lower())
+        self._delivering.forget_one(position, number)
+        to_caller = any(delivery.address == CALLER for delivery in new.deliveries)
+        told = self._callers.respond(position, new.body, new.message.media_type)
+        if isinstance(kept, Copy):
+            return
+        if to_caller and not told:
+            self._return(kept.position, new)
+
+    def not_told(self, caller: Caller) -> None:
+        """A caller had its answer and went before it was written; a response then takes the return path."""
+        answer = caller.answer.result()
+        if answer.kind is AnswerKind.RESPONSE:
+            self._delivering.spawn(self._return_stored(caller.position), "return a response")
+
+    async def _return_stored(self, position: int) -> None:
+        request = await self._store.stored(position)
+        for response in await self._store.answers_to(position):
+            if request is not None and response.message.fate is Fate.ANSWER:
+                await self._add_return(response.position, request.message, response.message)
+
+    def _return(self, position: int, new: NewMessage) -> None:
+        assert new.answers is not None
+        self._delivering.spawn(self._return_one(position, new.answers[0], new.message), "return a response")
+
+    async def _return_one(self, position: int, request_position: int, response: Message) -> None:
+        request = await self._store.stored(request_position)
+        if request is not None:
+            await self._add_return(position, request.message, response)
+
+    async def _add_return(self, position: int, request: Message, response: Message) -> None:
+        """The delivery to the caller is there already; one more goes by the return path."""
+        (planned,) = self.way_back(request, self._here.now())
+        planned = msgspec.structs.replace(planned, key=f"{planned.key}\nreturn")
+        numbers = await self._store.add(position, (planned,))
+        if numbers[0]:
+            body = await self._store.body(position) or b""
+            self._delivering.take_planned(position, numbers, (planned,), response, body)
+            if planned.mailbox is not None:
+                self._followers.wake(planned.mailbox, position)
+        log.info("caller gone, response returned", id=self._here.ids.of(position))
+
+    async def stored_response(self, receipt: Receipt) -> Answer | None:
+        """The response that a request has had, for a copy of it."""
+        for response in await self._store.answers_to(receipt.position):
+            if response.message.fate in (Fate.ANSWER, Fate.DOUBLE, Fate.LATE) and response.body_kept:
+                body = await self._store.body(response.position)
+                return Answer(
+                    kind=AnswerKind.RESPONSE, receipt=receipt, body=body, media_type=response.message.media_type
+                )
+        return None
+
+
+def _same_address(source: str | None, address: str) -> bool:
+    """Whether a response's source is the very address that the request went to, with or without the operation."""
+    suffix = "/$process-message"
+    return source is not None and source.removesuffix("/").removesuffix(suffix) == address.removesuffix(
+        "/"
+    ).removesuffix(suffix)
+
+
+def _base64(digest: bytes) -> str:
+    return base64.b64encode(digest).decode()

@@ -1,0 +1,115 @@
+"""The tables of the embedded store, and how an older file is brought up to date."""
+
+from __future__ import annotations
+
+import sqlite3
+
+VERSION = 1
+
+# Inside, ids are integers and times are microseconds since 1970 (UTC). `message` is only ever appended to and read by
+# position. `claim` is the one place where ids that senders made are looked up: `tie` 0 is the claim of an identity,
+# unique by the primary key itself; any other tie is the position of a message that may be quoted by that id.
+TABLES = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+
+CREATE TABLE message (
+    position INTEGER PRIMARY KEY,   -- given by the writer, never twice: retention notes the highest in meta
+    accepted INTEGER NOT NULL,
+    fate     INTEGER NOT NULL,
+    answers  INTEGER,            -- position of the request that it answers,
+    answers_number INTEGER,      -- and the number of the delivery
+    event    TEXT NOT NULL,      -- system|code
+    source   TEXT NOT NULL,      -- comparison key
+    quoted   TEXT,               -- response.identifier
+    media    TEXT NOT NULL,
+    format   TEXT NOT NULL,
+    release  TEXT NOT NULL,
+    digest   BLOB NOT NULL,
+    about    BLOB NOT NULL,      -- core.message.Message
+    file     TEXT,               -- where the body is, if not here
+    body     BLOB
+);
+CREATE INDEX message_answers ON message (answers) WHERE answers IS NOT NULL;
+
+CREATE TABLE claim (
+    id       BLOB NOT NULL,      -- 16-byte digest of an id
+    source   BLOB NOT NULL,      -- 8-byte digest of the source that made it
+    tie      INTEGER NOT NULL,
+    position INTEGER NOT NULL,
+    PRIMARY KEY (id, source, tie)
+) WITHOUT ROWID;
+
+CREATE TABLE policy (id INTEGER PRIMARY KEY, value BLOB NOT NULL UNIQUE);
+
+CREATE TABLE delivery (
+    position INTEGER NOT NULL,
+    number   INTEGER NOT NULL,
+    destination TEXT NOT NULL,
+    key      TEXT NOT NULL,
+    address  TEXT NOT NULL,
+    lane     TEXT NOT NULL,
+    state    INTEGER NOT NULL,
+    due      INTEGER NOT NULL,
+    expiry   INTEGER NOT NULL,
+    accepted INTEGER NOT NULL,
+    policy   INTEGER NOT NULL,
+    rule     TEXT NOT NULL,
+    fixed    INTEGER NOT NULL,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    has_left INTEGER NOT NULL DEFAULT 0,
+    answer   INTEGER NOT NULL,
+    answer_by INTEGER,
+    answered_by INTEGER,
+    ended    INTEGER,
+    steps    BLOB,
+    outcome  BLOB,               -- core.delivery.Outcome, once it has ended
+    PRIMARY KEY (position, number)
+) WITHOUT ROWID;
+CREATE INDEX delivery_due ON delivery (lane, due) WHERE state = 0;
+CREATE INDEX delivery_expiry ON delivery (expiry) WHERE state = 0;
+CREATE INDEX delivery_answer ON delivery (answer_by) WHERE answer = 1;
+CREATE INDEX delivery_dead ON delivery (position) WHERE state = 2;
+
+CREATE TABLE mailbox (
+    id       INTEGER PRIMARY KEY,
+    key      TEXT NOT NULL UNIQUE,
+    name     TEXT NOT NULL,
+    removed  INTEGER NOT NULL DEFAULT 0   -- the highest position that retention has taken away
+);
+CREATE TABLE mail (
+    mailbox  INTEGER NOT NULL,
+    position INTEGER NOT NULL,
+    read_at  INTEGER,
+    reader   TEXT,
+    unread_by INTEGER,           -- emptied once it is read, or reported
+    PRIMARY KEY (mailbox, position)
+) WITHOUT ROWID;
+CREATE INDEX mail_unread ON mail (unread_by) WHERE unread_by IS NOT NULL;
+CREATE INDEX mail_position ON mail (position);
+
+CREATE TABLE note (
+    position INTEGER NOT NULL,
+    at       INTEGER NOT NULL,
+    what     TEXT NOT NULL,
+    who      TEXT NOT NULL,
+    text     TEXT NOT NULL
+);
+CREATE INDEX note_position ON note (position);
+"""
+
+
+def prepare(db: sqlite3.Connection, key: bytes) -> None:
+    """Creates the tables in an empty file; refuses a file that a newer release has written."""
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if version > VERSION:
+        raise ValueError(
+            f"the store is of version {version}, this release reads up to {VERSION}: it was written by a newer one"
+        )
+    if version == 0:
+        db.execute("BEGIN IMMEDIATE")
+        for statement in TABLES.split(";\n"):
+            if statement.strip():
+                db.execute(statement)
+        db.execute("INSERT INTO meta VALUES ('key', ?)", (key,))
+        db.execute(f"PRAGMA user_version = {VERSION}")
+        db.execute("COMMIT")

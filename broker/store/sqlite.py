@@ -1,0 +1,239 @@
+"""The embedded store: SQLite with one writer that commits in groups, and readers with connections of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import shutil
+import threading
+from asyncio import Future
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from broker.store import (
+    Claimed,
+    Copy,
+    Counts,
+    DeadLetter,
+    Delivery,
+    Filter,
+    Kept,
+    MailboxPage,
+    MailboxStatus,
+    NewDelivery,
+    NewMessage,
+    Note,
+    Open,
+    Settled,
+    Settlement,
+    Stored,
+    StoreError,
+    Waiting,
+    reader,
+    transaction,
+)
+from broker.store.bodies import LARGE, Bodies
+from broker.store.reader import Reader
+from broker.store.rows import micros
+from broker.store.schema import prepare
+from broker.store.writer import Job, Writer, connect
+
+T = TypeVar("T")
+READERS = 2  # threads: more would only wait for the same disk and the same interpreter
+
+
+def _ignore(_seconds: float, _operations: int) -> None:
+    """Nobody counts commits."""
+
+
+class SqliteStore:
+    """Opens `path`, creating it when missing; raises ValueError for a file of a newer release, OSError for the rest."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        committed: Callable[[float, int], None] = _ignore,
+    ) -> None:
+        self._path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        db = connect(path)
+        try:
+            prepare(db, secrets.token_bytes(32))
+            self._key: bytes = db.execute("SELECT value FROM meta WHERE name = 'key'").fetchone()[0]
+        finally:
+            db.close()
+        self.bodies = Bodies(path.with_name(path.name + ".bodies"))
+        self._loop = asyncio.get_running_loop()
+        self._writer = Writer(path, self._loop, clock=lambda: micros(now()), committed=committed)
+        self._local = threading.local()
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="store-reader")
+        self._files = ThreadPoolExecutor(READERS, thread_name_prefix="store-files")
+
+    @property
+    def key(self) -> bytes:
+        return self._key
+
+    def free(self) -> int:
+        """Bytes left on the store's file system."""
+        return shutil.disk_usage(self._path.parent).free
+
+    def backlog(self) -> int:
+        """Operations that wait for the writer."""
+        return self._writer.backlog()
+
+    # -- writing
+
+    def accept(self, new: NewMessage) -> Future[Kept | Copy]:
+        return self._with_body(new, lambda file: partial(transaction.accept, new=new, file=file), must=False)
+
+    def settle(self, settlement: Settlement) -> Future[Settled]:
+        return self._with_body(
+            settlement.comes, lambda file: partial(transaction.settle, settlement=settlement, file=file), must=True
+        )
+
+    def add(self, position: int, deliveries: Sequence[NewDelivery]) -> Future[tuple[int, ...]]:
+        return self._writer.submit(partial(transaction.add, position=position, deliveries=deliveries))
+
+    def claim(self, lane: str, now: datetime, fresh: datetime, until: datetime, limit: int) -> Future[Claimed]:
+        return self._writer.submit(
+            partial(
+                transaction.claim,
+                lane=lane,
+                now=micros(now),
+                fresh=micros(fresh),
+                until=micros(until),
+                limit=limit,
+            )
+        )
+
+    def withdraw(self, position: int, at: datetime, why: str, under_way: Collection[int]) -> Future[list[int]]:
+        return self._writer.submit(
+            partial(transaction.withdraw, position=position, at=at, why=why, under_way=under_way)
+        )
+
+    def redrive(self, position: int, number: int, at: datetime, expiry: datetime) -> Future[bool]:
+        return self._writer.submit(partial(transaction.redrive, position=position, number=number, at=at, expiry=expiry))
+
+    def drop(self, position: int, number: int, at: datetime, why: str) -> Future[bool]:
+        return self._writer.submit(partial(transaction.drop, position=position, number=number, at=at, why=why))
+
+    def wake(self, names: Sequence[tuple[int, int]], due: datetime) -> Future[int]:
+        return self._writer.submit(partial(transaction.wake, names=names, due=micros(due)))
+
+    def missing(self, position: int, number: int, at: datetime, report: NewMessage | None) -> Future[Settled]:
+        return self._writer.submit(partial(transaction.missing, position=position, number=number, report=report))
+
+    def unread(self, mailbox: str, position: int, report: NewMessage | None) -> Future[Settled]:
+        return self._writer.submit(partial(transaction.unread, mailbox=mailbox, position=position, report=report))
+
+    def note(self, position: int, note: Note) -> Future[None]:
+        return self._writer.submit(partial(transaction.note, position=position, what=note))
+
+    def mark_read(self, mailbox: str, positions: Sequence[int], reader: str, at: datetime) -> Future[None]:
+        return self._writer.submit(
+            partial(transaction.mark_read, mailbox=mailbox, positions=positions, reader=reader, at=micros(at))
+        )
+
+    def acknowledge(self, position: int, reader: str, at: datetime) -> Future[bool]:
+        return self._writer.submit(partial(transaction.acknowledge, position=position, reader=reader, at=at))
+
+    def _with_body(
+        self, new: NewMessage | None, operation: Callable[[str | None], Callable[[Any], Any]], *, must: bool
+    ) -> Future[Any]:
+        """A large body goes to its own file first, outside the loop and the writer."""
+        if new is None or len(new.body) <= LARGE:
+            return self._writer.submit(operation(None), must=must)
+        future: Future[Any] = self._loop.create_future()
+        written = self._loop.run_in_executor(self._files, self.bodies.write, new.body)
+
+        def then(written: Future[str]) -> None:
+            error = written.exception()
+            if error is not None:
+                if not future.done():
+                    future.set_exception(StoreError(f"the body cannot be written: {error}"))
+                return
+            self._writer.put(Job(operation(written.result()), future, must=must))
+
+        written.add_done_callback(then)
+        return future
+
+    # -- reading
+
+    async def _read(self, function: Callable[..., T], *arguments: Any) -> T:
+        return await self._loop.run_in_executor(self._readers, self._on_reader, function, arguments)
+
+    def _on_reader(self, function: Callable[..., T], arguments: tuple[Any, ...]) -> T:
+        if not hasattr(self._local, "reader"):
+            self._local.reader = Reader(connect(self._path), self.bodies)
+        return function(self._local.reader, *arguments)
+
+    async def stored(self, position: int) -> Stored | None:
+        return await self._read(reader.stored, position)
+
+    async def body(self, position: int) -> bytes | None:
+        return await self._read(reader.body, position)
+
+    async def load(self, positions: Sequence[int], largest: int) -> dict[int, tuple[Stored, bytes | None]]:
+        return await self._read(reader.load, positions, largest)
+
+    async def deliveries(self, position: int) -> tuple[Delivery, ...]:
+        return await self._read(reader.deliveries, position)
+
+    async def notes(self, position: int) -> tuple[Note, ...]:
+        return await self._read(reader.notes, position)
+
+    async def answers_to(self, position: int) -> tuple[Stored, ...]:
+        return await self._read(reader.answers_to, position)
+
+    async def mail_of(self, position: int) -> tuple[tuple[str, datetime | None, str | None], ...]:
+        return await self._read(reader.mail_of, position)
+
+    async def find(self, ids: Sequence[str], limit: int) -> tuple[int, ...]:
+        return await self._read(reader.find, ids, limit)
+
+    async def quoted(self, ids: Sequence[str], limit: int) -> tuple[Open, ...]:
+        return await self._read(reader.quoted, ids, limit)
+
+    async def lanes(self) -> tuple[Waiting, ...]:
+        return await self._read(reader.lanes)
+
+    async def expired(self, now: datetime, limit: int) -> tuple[Delivery, ...]:
+        return await self._read(reader.expired, micros(now), limit)
+
+    async def unanswered(self, now: datetime, limit: int) -> tuple[Delivery, ...]:
+        return await self._read(reader.unanswered, micros(now), limit)
+
+    async def unread_mail(self, now: datetime, limit: int) -> tuple[tuple[str, int], ...]:
+        return await self._read(reader.unread_mail, micros(now), limit)
+
+    async def waiting_names(self) -> tuple[tuple[int, int, str], ...]:
+        return await self._read(reader.waiting_names)
+
+    async def read(
+        self, mailbox: str | None, after: int, limit: int, wanted: Filter, newest_first: bool, max_bytes: int
+    ) -> MailboxPage:
+        return await self._read(reader.read, mailbox, after, limit, wanted, newest_first, max_bytes)
+
+    async def count(self, mailbox: str | None, wanted: Filter) -> int:
+        return await self._read(reader.count, mailbox, wanted)
+
+    async def mailboxes(self) -> tuple[MailboxStatus, ...]:
+        return await self._read(reader.mailboxes)
+
+    async def dead(self, limit: int, after: int) -> tuple[DeadLetter, ...]:
+        return await self._read(reader.dead, limit, after)
+
+    async def counts(self) -> Counts:
+        return await self._read(reader.counts)
+
+    async def close(self) -> None:
+        """Writes what is queued, then closes; readers finish what they read."""
+        await asyncio.to_thread(self._files.shutdown)
+        await asyncio.to_thread(self._writer.close)
+        await asyncio.to_thread(self._readers.shutdown)

@@ -1,0 +1,333 @@
+"""What the embedded store writes, operation by operation, inside the transaction of a group.
+
+Each function is one operation of the contract: it comes as a whole, or raises and leaves nothing of itself behind
+once the writer has rolled back.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from typing import Any
+
+from broker.core import message as messages
+from broker.core.delivery import AnswerState, Event, State, Step, story
+from broker.core.fhir.header import Header
+from broker.core.message import Fate
+from broker.core.policy import Policy
+from broker.store import Change, Claimed, Copy, Kept, NewDelivery, NewMessage, Note, Settled, Settlement
+from broker.store.rows import (
+    DELIVERY,
+    Policies,
+    decode_steps,
+    delivery_of,
+    encode_outcome,
+    encode_policy,
+    encode_steps,
+    id_digest,
+    micros,
+    moment,
+    source_digest,
+)
+
+KNOWN_MAILBOXES = 50_000  # remembered numbers; beyond, the memory is emptied rather than grown
+
+
+class Transaction:
+    """The writer's connection with what it remembers between groups."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self.db = db
+        high = db.execute("SELECT value FROM meta WHERE name = 'high'").fetchone()
+        last = db.execute("SELECT max(position) FROM message").fetchone()[0]
+        self.last = max(last or 0, int(high[0]) if high else 0)
+        self.now = 0  # microseconds; the commit's time, set by the writer for each group
+        self.policies = Policies(db)
+        self.forget()
+
+    def forget(self) -> None:
+        """After a rollback nothing that was learned in the group can be trusted."""
+        self._policy_ids: dict[Policy, int] = {}
+        self._mailbox_ids: dict[str, int] = {}
+
+    def policy_id(self, policy: Policy) -> int:
+        number = self._policy_ids.get(policy)
+        if number is None:
+            value = encode_policy(policy)
+            self.db.execute("INSERT OR IGNORE INTO policy (value) VALUES (?)", (value,))
+            number = self.db.execute("SELECT id FROM policy WHERE value = ?", (value,)).fetchone()[0]
+            self._policy_ids[policy] = number
+        return int(number)
+
+    def mailbox_id(self, key: str, name: str) -> int:
+        number = self._mailbox_ids.get(key)
+        if number is None:
+            self.db.execute("INSERT OR IGNORE INTO mailbox (key, name) VALUES (?, ?)", (key, name or key))
+            number = self.db.execute("SELECT id FROM mailbox WHERE key = ?", (key,)).fetchone()[0]
+            if len(self._mailbox_ids) >= KNOWN_MAILBOXES:
+                self._mailbox_ids.clear()
+            self._mailbox_ids[key] = number
+        return int(number)
+
+
+INSERT_CLAIM = "INSERT OR IGNORE INTO claim (id, source, tie, position) VALUES (?, ?, ?, ?)"
+INSERT_MESSAGE = (
+    "INSERT INTO message (position, accepted, fate, answers, answers_number, event, source, quoted, media, format,"
+    " release, digest, about, file, body) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+)
+INSERT_DELIVERY = (
+    "INSERT INTO delivery (position, number, destination, key, address, lane, state, due, expiry, accepted, policy,"
+    " rule, fixed, answer, answer_by, ended, steps) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+)
+
+
+def accept(tx: Transaction, new: NewMessage, file: str | None) -> Kept | Copy:
+    """Claims the identity and writes message, deliveries and mail; a lost claim writes nothing."""
+    position = tx.last + 1
+    source = source_digest(new.source_key)
+    for unique in (new.identity, new.exclusive):
+        if unique is None:
+            continue
+        claim = (id_digest(unique), source, 0)
+        if tx.db.execute(INSERT_CLAIM, (*claim, position)).rowcount == 0:
+            first = tx.db.execute("SELECT position FROM claim WHERE id=? AND source=? AND tie=?", claim).fetchone()
+            if unique is new.exclusive:  # the identity was new, and is not taken after all
+                tx.db.execute("DELETE FROM claim WHERE position = ? AND tie = 0 AND id = ? AND source = ?",
+                              (position, id_digest(new.identity or ""), source))  # fmt: skip
+            return Copy(position=first[0], exclusive=unique is new.exclusive)
+    tx.last = position
+    for quote in new.quotes:
+        tx.db.execute(INSERT_CLAIM, (id_digest(quote), source, position, position))
+    answered = new.answers is not None and _close_answer(tx, new.answers, position)
+    message, header = new.message, new.message.header
+    fate = message.fate if answered or message.fate is not Fate.ANSWER else Fate.DOUBLE
+    tx.db.execute(
+        INSERT_MESSAGE,
+        (
+            position, tx.now, fate, *(new.answers or (new.reports_on, None)), str(header.event), new.source_key, _quoted(header),
+            message.media_type, header.format.value, header.release.value, new.digest, messages.encode(message),
+            file, None if file else new.body,
+        ),
+    )  # fmt: skip
+    numbers = add(tx, position, new.deliveries)
+    return Kept(position=position, numbers=numbers, answered=answered)
+
+
+def _quoted(header: Header) -> str | None:
+    return str(header.response.identifier) if header.response else None
+
+
+def _close_answer(tx: Transaction, answers: tuple[int, int], position: int) -> bool:
+    """The response is here: the delivery has its answer, and if it still waits, it needs no further attempt."""
+    closed = tx.db.execute(
+        "UPDATE delivery SET answer = ?, answered_by = ? WHERE position = ? AND number = ? AND answer = ?",
+        (AnswerState.ANSWERED, position, *answers, AnswerState.OPEN),
+    ).rowcount
+    if not closed:
+        return False
+    row = tx.db.execute("SELECT state, steps FROM delivery WHERE position = ? AND number = ?", answers).fetchone()
+    if row[0] == State.WAITING:
+        steps = story(decode_steps(row[1]) if row[1] else (), Step(at=moment(tx.now), what=Event.ANSWERED.value))
+        tx.db.execute(
+            "UPDATE delivery SET state = ?, ended = ?, steps = ? WHERE position = ? AND number = ?",
+            (State.DONE, tx.now, encode_steps(steps), *answers),
+        )
+    return True
+
+
+def add(tx: Transaction, position: int, deliveries: Sequence[NewDelivery]) -> tuple[int, ...]:
+    """Writes deliveries of a message, leaving out destinations that it has already (the unit of effect, M-20).
+
+    Returns their numbers in the order given; 0 for one that was there.
+    """
+    taken = dict(tx.db.execute("SELECT key, number FROM delivery WHERE position = ?", (position,)).fetchall())
+    numbers = []
+    for delivery in deliveries:
+        if delivery.key in taken:
+            numbers.append(0)
+            continue
+        number = taken[delivery.key] = len(taken) + 1
+        _insert(tx, position, number, delivery)
+        numbers.append(number)
+    return tuple(numbers)
+
+
+def _insert(tx: Transaction, position: int, number: int, new: NewDelivery) -> None:
+    waits = new.state is State.WAITING
+    tx.db.execute(
+        INSERT_DELIVERY,
+        (
+            position, number, new.destination, new.key, new.address, new.lane, new.state, micros(new.due),
+            micros(new.expiry), tx.now, tx.policy_id(new.policy), new.rule, new.fixed, new.answer,
+            None if new.answer_by is None else micros(new.answer_by), None if waits else tx.now, None,
+        ),
+    )  # fmt: skip
+    if new.mailbox is not None:
+        mailbox = tx.mailbox_id(new.mailbox, new.destination)
+        unread = None if new.unread_by is None else micros(new.unread_by)
+        tx.db.execute(
+            "INSERT OR IGNORE INTO mail (mailbox, position, unread_by) VALUES (?, ?, ?)", (mailbox, position, unread)
+        )
+
+
+def settle(tx: Transaction, settlement: Settlement, file: str | None) -> Settled:
+    changed = change(tx, settlement.change)
+    comes = settlement.comes
+    if comes is None or (comes.reports_on is not None and not changed):
+        return Settled(changed=changed)
+    return Settled(changed=changed, came=accept(tx, comes, file))
+
+
+def change(tx: Transaction, what: Change) -> int:
+    """Moves deliveries that wait to their new state; those that ended meanwhile stay as they are."""
+    changed = 0
+    for number in what.numbers:
+        row = tx.db.execute(
+            "SELECT state, attempts, has_left, steps, answer FROM delivery WHERE position = ? AND number = ?",
+            (what.position, number),
+        ).fetchone()
+        if row is None or row[0] != State.WAITING:
+            continue
+        _write_change(tx, what, number, row)
+        changed += 1
+    return changed
+
+
+def _write_change(tx: Transaction, what: Change, number: int, row: Sequence[Any]) -> None:
+    steps = story(decode_steps(row[3]) if row[3] else (), what.step)
+    answer = what.answer if what.answer is not None and row[4] == AnswerState.OPEN else row[4]
+    tx.db.execute(
+        "UPDATE delivery SET state = ?, attempts = ?, has_left = ?, steps = ?, answer = ?, ended = ?, outcome = ?,"
+        " due = coalesce(?, due), address = coalesce(?, address), lane = coalesce(?, lane)"
+        " WHERE position = ? AND number = ?",
+        (
+            what.state, row[1] + what.attempted, row[2] or (what.attempted and what.step.left), encode_steps(steps),
+            answer, None if what.state is State.WAITING else tx.now,
+            None if what.outcome is None else encode_outcome(what.outcome),
+            None if what.due is None else micros(what.due),
+            what.address, what.lane, what.position, number,
+        ),
+    )  # fmt: skip
+    if what.mailbox is not None:
+        mailbox = tx.mailbox_id(what.mailbox, what.mailbox)
+        tx.db.execute("INSERT OR IGNORE INTO mail (mailbox, position) VALUES (?, ?)", (mailbox, what.position))
+
+
+def claim(tx: Transaction, lane: str, now: int, fresh: int, until: int, limit: int) -> Claimed:
+    """Hands out what is due in a lane, and what was never tried and is due by `fresh`.
+
+    Until `until` it is not due again, so that a crash is no retry storm.
+    """
+    rows = tx.db.execute(
+        f"SELECT {DELIVERY} FROM delivery WHERE lane = ? AND state = 0 AND due <= ? AND (due <= ? OR attempts = 0)"
+        " ORDER BY due LIMIT ?",
+        (lane, fresh, now, limit),
+    ).fetchall()
+    tx.db.executemany(
+        "UPDATE delivery SET due = ? WHERE position = ? AND number = ?", [(until, row[0], row[1]) for row in rows]
+    )
+    due = tx.db.execute("SELECT min(due) FROM delivery WHERE lane = ? AND state = 0", (lane,)).fetchone()[0]
+    return Claimed(
+        deliveries=tuple(delivery_of(row, tx.policies) for row in rows),
+        next_due=None if due is None else moment(due),
+    )
+
+
+def withdraw(tx: Transaction, position: int, at: datetime, why: str, under_way: Collection[int]) -> list[int]:
+    """Withdraws the deliveries that wait and of which surely nothing has left; returns their numbers."""
+    rows = tx.db.execute(
+        "SELECT number FROM delivery WHERE position = ? AND state = 0 AND has_left = 0", (position,)
+    ).fetchall()
+    numbers = [row[0] for row in rows if row[0] not in under_way]
+    step = Step(at=at, what=Event.CANCELLED.value, note=why)
+    change(tx, Change(position=position, numbers=tuple(numbers), state=State.WITHDRAWN, step=step, attempted=False,
+                      answer=AnswerState.CLOSED))  # fmt: skip
+    return numbers
+
+
+def redrive(tx: Transaction, position: int, number: int, at: datetime, expiry: datetime) -> bool:
+    """A dead letter waits again, due at once, with a new expiry."""
+    row = tx.db.execute(
+        "SELECT steps FROM delivery WHERE position = ? AND number = ? AND state = ?", (position, number, State.DEAD)
+    ).fetchone()
+    if row is None:
+        return False
+    steps = story(decode_steps(row[0]) if row[0] else (), Step(at=at, what=Event.REDRIVEN.value))
+    tx.db.execute(
+        "UPDATE delivery SET state = 0, ended = NULL, outcome = NULL, due = ?, expiry = ?, steps = ?"
+        " WHERE position = ? AND number = ?",
+        (micros(at), micros(expiry), encode_steps(steps), position, number),
+    )
+    return True
+
+
+def drop(tx: Transaction, position: int, number: int, at: datetime, why: str) -> bool:
+    """A dead letter is given up for good: it leaves the list, its story stays."""
+    row = tx.db.execute(
+        "SELECT steps FROM delivery WHERE position = ? AND number = ? AND state = ?", (position, number, State.DEAD)
+    ).fetchone()
+    if row is None:
+        return False
+    steps = story(decode_steps(row[0]) if row[0] else (), Step(at=at, what="dropped", note=why))
+    tx.db.execute(
+        "UPDATE delivery SET state = ?, steps = ? WHERE position = ? AND number = ?",
+        (State.WITHDRAWN, encode_steps(steps), position, number),
+    )
+    return True
+
+
+def wake(tx: Transaction, names: Sequence[tuple[int, int]], due: int) -> int:
+    """What waits for a name that changed is due now."""
+    tx.db.executemany(
+        "UPDATE delivery SET due = ?1 WHERE position = ?2 AND number = ?3 AND state = 0 AND due > ?1",
+        [(due, position, number) for position, number in names],
+    )
+    return len(names)
+
+
+def missing(tx: Transaction, position: int, number: int, report: NewMessage | None) -> Settled:
+    """The answer time is over: the answer is looked for no longer, and the source is told."""
+    changed = tx.db.execute(
+        "UPDATE delivery SET answer = ? WHERE position = ? AND number = ? AND answer = ?",
+        (AnswerState.MISSING, position, number, AnswerState.OPEN),
+    ).rowcount
+    return Settled(changed=changed, came=accept(tx, report, None) if changed and report else None)
+
+
+def unread(tx: Transaction, mailbox: str, position: int, report: NewMessage | None) -> Settled:
+    """Nobody has read it in time: told once; the mail stays."""
+    changed = tx.db.execute(
+        "UPDATE mail SET unread_by = NULL WHERE position = ? AND unread_by IS NOT NULL"
+        " AND mailbox = (SELECT id FROM mailbox WHERE key = ?)",
+        (position, mailbox),
+    ).rowcount
+    return Settled(changed=changed, came=accept(tx, report, None) if changed and report else None)
+
+
+def note(tx: Transaction, position: int, what: Note) -> None:
+    tx.db.execute(
+        "INSERT INTO note (position, at, what, who, text) VALUES (?, ?, ?, ?, ?)",
+        (position, micros(what.at), what.what, what.who, what.text),
+    )
+
+
+def mark_read(tx: Transaction, mailbox: str, positions: Sequence[int], reader: str, at: int) -> None:
+    """Who read it first, and when; later readers change nothing."""
+    tx.db.executemany(
+        "UPDATE mail SET read_at = ?, reader = ?, unread_by = NULL WHERE position = ? AND read_at IS NULL"
+        " AND mailbox = (SELECT id FROM mailbox WHERE key = ?)",
+        [(at, reader, position, mailbox) for position in positions],
+    )
+
+
+def acknowledge(tx: Transaction, position: int, reader: str, at: datetime) -> bool:
+    """Whether the message is in a mailbox at all; its mail counts as read."""
+    changed = tx.db.execute(
+        "UPDATE mail SET read_at = coalesce(read_at, ?), reader = coalesce(reader, ?), unread_by = NULL"
+        " WHERE position = ?",
+        (micros(at), reader, position),
+    ).rowcount
+    if changed:
+        note(tx, position, Note(at=at, what="acknowledged", who=reader))
+    return bool(changed)

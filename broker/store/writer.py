@@ -1,0 +1,207 @@
+"""The one writer: a thread that drains a queue, so that what arrives together is synced together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from broker.store import StoreError
+from broker.store.transaction import Transaction
+
+log = logging.getLogger("broker.store")
+
+GROUP = 256  # operations in one transaction: beyond, a longer commit costs more than it saves
+WAL_SOFT = 8 << 20  # bytes; from here a checkpoint runs beside the writer
+RETRY_FULL = 0.5  # seconds before what must be written is tried again on a full disk
+
+
+class Job:
+    """One operation and the future that learns what became of it."""
+
+    __slots__ = ("future", "must", "operation", "outcome")
+
+    def __init__(self, operation: Callable[[Transaction], Any], future: asyncio.Future[Any], *, must: bool) -> None:
+        self.operation = operation
+        self.future = future
+        self.must = must  # about what is kept already: tried until it is written
+        self.outcome: Any = None
+
+
+class Writer:
+    """Owns the writing connection. `submit` is called on the event loop, everything else runs in the thread."""
+
+    def __init__(
+        self,
+        path: Path,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        clock: Callable[[], int],
+        committed: Callable[[float, int], None],
+    ) -> None:
+        self._path = path
+        self._loop = loop
+        self._clock = clock  # microseconds since 1970
+        self._committed = committed  # told of each commit: seconds it took, operations in it
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._checkpoint = threading.Event()
+        self._finish = threading.Event()
+        self._stopping = threading.Event()
+        self._db = connect(path)
+        self._tx = Transaction(self._db)
+        self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
+        self._checkpointer = threading.Thread(target=self._run_checkpoints, name="store-checkpoint", daemon=True)
+        self._thread.start()
+        self._checkpointer.start()
+
+    def submit(self, operation: Callable[[Transaction], Any], *, must: bool = False) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self.put(Job(operation, future, must=must))
+        return future
+
+    def put(self, job: Job) -> None:
+        if self._stopping.is_set():
+            job.future.set_exception(StoreError("the store is closed"))
+        else:
+            self._jobs.put(job)
+
+    def backlog(self) -> int:
+        return self._jobs.qsize()
+
+    def close(self) -> None:
+        """Writes what is queued, then ends; blocks until it has."""
+        self._jobs.put(None)
+        self._thread.join()
+        self._stopping.set()
+        self._checkpointer.join()
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._db.close()
+
+    def _run(self) -> None:
+        while True:
+            job = self._jobs.get()
+            if job is None:
+                return
+            group = [job]
+            ends = False
+            while len(group) < GROUP and not self._jobs.empty():
+                job = self._jobs.get()
+                if job is None:
+                    ends = True
+                    break
+                group.append(job)
+            self._commit(group)
+            self._keep_wal_small()
+            if ends:
+                return
+
+    def _commit(self, group: list[Job]) -> None:
+        """One transaction for all; if one of them fails, each in its own, so that a bad one fails alone."""
+        started = time.perf_counter()
+        try:
+            self._write(group)
+        except sqlite3.Error as error:
+            self._rollback()
+            if len(group) > 1:
+                for job in group:
+                    self._commit([job])
+                return
+            self._failed(group[0], error)
+        except Exception as error:  # a bug in one operation: its caller learns of it, the others go on
+            self._rollback()
+            if len(group) > 1:
+                for job in group:
+                    self._commit([job])
+                return
+            self._tell([(group[0].future, error, True)])
+        else:
+            self._committed(time.perf_counter() - started, len(group))
+            self._tell([(job.future, job.outcome, False) for job in group])
+
+    def _write(self, group: list[Job]) -> None:
+        db, tx = self._db, self._tx
+        tx.now = self._clock()
+        db.execute("BEGIN IMMEDIATE")
+        for job in group:
+            job.outcome = job.operation(tx)
+        db.execute("COMMIT")
+
+    def _rollback(self) -> None:
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
+        self._tx.forget()
+
+    def _failed(self, job: Job, error: sqlite3.Error) -> None:
+        if job.must and not self._stopping.is_set():
+            log.warning("the store cannot write, trying again: %s", error)
+            time.sleep(RETRY_FULL)
+            self._jobs.put(job)
+            return
+        wrapped = StoreError(f"the store cannot write: {error}")
+        wrapped.__cause__ = error
+        self._tell([(job.future, wrapped, True)])
+
+    def _tell(self, results: list[tuple[asyncio.Future[Any], Any, bool]]) -> None:
+        try:
+            self._loop.call_soon_threadsafe(_resolve, results)
+        except RuntimeError:  # the loop is closed: nobody is left to be told
+            log.debug("results after the end of the event loop")
+
+    # Checkpoints copy the log into the database file. The bulk is done by a connection of its own while commits go on;
+    # the writer itself then does the small rest between two groups, which lets the log start anew (design section 3).
+
+    def _keep_wal_small(self) -> None:
+        if self._finish.is_set():
+            self._finish.clear()
+            self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        elif not self._checkpoint.is_set() and self._wal_size() > WAL_SOFT:
+            self._checkpoint.set()
+
+    def _wal_size(self) -> int:
+        try:
+            return Path(f"{self._path}-wal").stat().st_size
+        except OSError:
+            return 0
+
+    def _run_checkpoints(self) -> None:
+        db = connect(self._path)
+        while not self._stopping.is_set():
+            if not self._checkpoint.wait(timeout=0.5):
+                continue
+            try:
+                db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+                self._finish.set()
+            except sqlite3.Error as error:
+                log.warning("checkpoint failed, it is tried again: %s", error)
+            self._stopping.wait(timeout=0.25)  # at most four a second: each costs the disk a sync
+            self._checkpoint.clear()
+        db.close()
+
+
+def _resolve(results: list[tuple[asyncio.Future[Any], Any, bool]]) -> None:
+    for future, outcome, failed in results:
+        if future.done():  # whoever waited has gone
+            continue
+        if failed:
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection as every part of the store uses it; durable after each commit (synchronous=FULL)."""
+    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256, timeout=10)
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = FULL")
+    db.execute("PRAGMA wal_autocheckpoint = 0")
+    db.execute(f"PRAGMA journal_size_limit = {WAL_SOFT // 2}")
+    db.execute("PRAGMA cache_size = -16384")
+    db.execute("PRAGMA temp_store = MEMORY")
+    db.execute("PRAGMA busy_timeout = 10000")
+    return db

@@ -1,0 +1,1 @@
+"""The channels that come with the broker: one folder each, all by the door `broker.channel`."""

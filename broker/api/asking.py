@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl
 
 from aiohttp import hdrs, web
 
-from broker.core.fhir.header import Format, Release
+from broker.core.fhir.header import Release
 from broker.core.fhir.media import acceptable
 from broker.core.ids import MessageIds
 from broker.core.outcome import BadRequest, NotFound, TooLarge, Unsupported

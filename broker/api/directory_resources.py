@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 from uuid import NAMESPACE_URL, uuid5
 
 from aiohttp import web
@@ -17,7 +16,6 @@ from broker.core.fhir.capability import SEARCH_PARAMS, SearchParam
 from broker.core.fhir.header import Release
 from broker.core.fhir.outcomes import operation_outcome
 from broker.core.fhir.write import Resource, shapes, write
-from broker.core.identity import URI_SYSTEM
 from broker.core.outcome import NotFound
 from broker.directory import Snapshot, as_fhir
 
@@ -51,18 +49,16 @@ class DirectoryResources:
         self._written: dict[Release, Written] = {}  # by shape: R4 and R5
         self._lock = asyncio.Lock()
 
-    async def search(self, request: web.Request) -> web.StreamResponse:
+    async def search(self, type: str, request: web.Request) -> web.StreamResponse:
         pairs = await asked_of(request)
         asking = Asking(request, self._here, pairs)
-        type = _type(asking)
         known = [param.name for param in _PARAMS[type]]
         asked = Parameters(pairs, known=(*known, "_summary", "_total"), strict=asking.is_strict)
         found = matches((await self._resources(asking.release)).by_id[type].values(), asked)
         return asking.answer(write(_searchset(asking, type, asked, found), asking.format))
 
-    async def read(self, request: web.Request) -> web.StreamResponse:
+    async def read(self, type: str, request: web.Request) -> web.StreamResponse:
         asking = Asking(request, self._here)
-        type = _type(asking)
         resource = (await self._resources(asking.release)).by_id[type].get(request.match_info["id"])
         if resource is None:
             raise NotFound(f"the directory has no {type} with this id now", id=f"unknown-{type.lower()}")
@@ -79,14 +75,8 @@ class DirectoryResources:
             return written
 
 
-def _type(asking: Asking) -> str:
-    """The last segment of the path that is a type of ours."""
-    segments = asking.request.path.split("/")
-    return next(segment for segment in reversed(segments) if segment in _PARAMS)
-
-
-def matches(resources: Any, asked: Parameters) -> list[Resource]:
-    found: list[Resource] = list(resources)
+def matches(resources: Iterable[Resource], asked: Parameters) -> list[Resource]:
+    found = list(resources)
     if ids := asked.any_of("_id"):
         found = [one for one in found if one["id"] in ids]
     if identifiers := asked.any_of("identifier"):
@@ -102,13 +92,13 @@ def has_identifier(resource: Resource, wanted: str) -> bool:
     system, mark, value = wanted.rpartition("|")
     for one in resource.get("identifier", ()):
         own_system, own = one.get("system", ""), one["value"]
-        if mark and not value and own_system == system:
-            return True
-        if not mark or system:
-            # A name is written by itself as well as by system and value, and a system of URIs says nothing more.
-            if name_key(wanted) in (pair_key(own_system, own), name_key(own) if not mark else ""):
-                return True
-        elif value == own and not own_system:
+        if mark and not value:
+            fits = own_system == system
+        elif mark and not system:
+            fits = not own_system and own == value
+        else:
+            fits = pair_key(own_system, own) == name_key(wanted) or (not mark and own == wanted)
+        if fits:
             return True
     return False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from aiohttp import web
 
@@ -64,9 +65,9 @@ def add_fhir(
     add("GET HEAD", "/status/{id}/outcome", statuses.outcome)
     add("GET HEAD", "/metadata", metadata.statement)
     for type in ("Endpoint", "Organization"):
-        add("GET HEAD", f"/{type}", resources.search)
-        add("POST", f"/{type}/_search", resources.search)
-        add("GET HEAD", f"/{type}/{{id}}", resources.read)
+        add("GET HEAD", f"/{type}", partial(resources.search, type))
+        add("POST", f"/{type}/_search", partial(resources.search, type))
+        add("GET HEAD", f"/{type}/{{id}}", partial(resources.read, type))
 
 
 def _with_store(handler: Handler) -> Handler:

@@ -9,7 +9,8 @@ from datetime import UTC, datetime, timedelta
 from broker.api.parameters import malformed
 
 NAME = "_lastUpdated"
-_COMPARE = {"": "eq", "eq": "eq", "gt": "gt", "ge": "ge", "lt": "lt", "le": "le", ">": "gt", ">=": "ge", "<": "lt", "<=": "le"}  # fmt: skip
+_SIGNS = {">": "gt", ">=": "ge", "<": "lt", "<=": "le", "": "eq"}
+_COMPARISONS = frozenset(_SIGNS.values())
 _PREFIXED = re.compile(r"(>=|<=|>|<|[a-z]{2})?(.*)", re.DOTALL)
 _WRITTEN = re.compile(
     r"(\d{4})(?:-(\d\d)(?:-(\d\d)(?:T(\d\d):(\d\d)(?::(\d\d)(?:\.(\d{1,9}))?)?(Z|[+-]\d\d:\d\d)?)?)?)?", re.ASCII
@@ -35,8 +36,9 @@ def bounds(values: Sequence[str]) -> tuple[datetime | None, datetime | None]:
 def _bounds(value: str) -> tuple[datetime | None, datetime | None]:
     match = _PREFIXED.fullmatch(value.strip())
     assert match is not None
-    compare = _COMPARE.get(match[1] or "")
-    if compare is None:
+    written = match[1] or ""
+    compare = _SIGNS.get(written, written)
+    if compare not in _COMPARISONS:
         raise malformed(NAME, "is compared by eq, gt, ge, lt or le, or by > >= < <=; other prefixes are not known here")
     start, end, is_point = _span(match[2])
     match compare:

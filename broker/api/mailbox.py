@@ -26,7 +26,6 @@ LARGEST_BYTES = 8 << 20  # of the messages on one page; a single larger one stil
 BESIDE_THE_LOOP = 256 * 1024  # bytes of messages; putting more into a page takes longer than others should wait
 LONGEST_WAIT = 60  # seconds; most proxies cut a silent connection soon after
 RETRY_WHEN_FULL = 10.0  # seconds
-EVERYTHING = Filter()
 
 
 class Followers(Protocol):
@@ -118,6 +117,9 @@ class Mailboxes:
 
     async def _begin(self, read: Read) -> MailboxPage:
         del self._reads[read]
+        return await self._from_store(read)
+
+    async def _from_store(self, read: Read) -> MailboxPage:
         return await self._store.read(
             read.mailbox, read.after, read.limit, read.wanted, read.newest_first, LARGEST_BYTES
         )
@@ -128,7 +130,7 @@ class Mailboxes:
         size, more = 0, False
         for position in self._positions(search):
             read = Read(mailbox=search.mailbox, after=position - 1, limit=1, wanted=search.wanted, newest_first=False)
-            found = [entry for entry in (await self._begin_now(read)).entries if entry.position == position]
+            found = [entry for entry in (await self._from_store(read)).entries if entry.position == position]
             if not found:
                 continue
             size += len(found[0].body)
@@ -137,9 +139,6 @@ class Mailboxes:
                 break
             entries += found
         return MailboxPage(entries=tuple(entries), reached=_last(entries, search.after), more=more)
-
-    async def _begin_now(self, read: Read) -> MailboxPage:
-        return await self._store.read(read.mailbox, read.after, read.limit, read.wanted, False, LARGEST_BYTES)
 
     def _positions(self, search: MailboxSearch) -> list[int]:
         found = {self._here.ids.position(id.rpartition("|")[2]) for id in search.ids or ()}

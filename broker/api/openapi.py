@@ -118,7 +118,8 @@ _SCHEMAS: dict[str, Schema] = {
     "DeadLetter": _object({**_LINE, "delivery": _ref("Delivery")}),
     "Lane": _object({
         "lane": _TEXT, "open": _YES, "closed_until": _TIME0, "reason": _TEXT0, "under_way": _NUMBER,
-        "in_memory": _NUMBER, "waiting": _NUMBER, "oldest": _TIME0, "next_due": _TIME0, "policy": {"type": ["object", "null"]},
+        "in_memory": _NUMBER, "waiting": _NUMBER, "oldest": _TIME0, "next_due": _TIME0,
+        "policy": {"type": ["object", "null"]},
     }),
     "DirectoryLine": _object({"name": _TEXT, "how": _TEXT, "entries": _list(_of("object"))}),
     "Resolution": _object({

@@ -17,9 +17,7 @@ def has_ended(deliveries: Sequence[Delivery], *, answered: bool) -> bool:
     """Whether a poll is told the end: a response is there, or nothing waits and no response is looked for."""
     if answered:
         return True
-    return not any(
-        delivery.state is State.WAITING or delivery.answer is AnswerState.OPEN for delivery in deliveries
-    )
+    return not any(delivery.state is State.WAITING or delivery.answer is AnswerState.OPEN for delivery in deliveries)
 
 
 def progress(deliveries: Sequence[Delivery]) -> str:
@@ -77,7 +75,9 @@ def _delivered(delivery: Delivery, to: str) -> Problem:
 def withdrawal(message_id: str, before: Sequence[Delivery], after: Sequence[Delivery]) -> list[Problem]:
     """What a withdrawal reached, and what had left."""
     waited = {delivery.number for delivery in before if delivery.state is State.WAITING}
-    withdrawn = {delivery.number for delivery in after if delivery.state is State.WITHDRAWN and delivery.number in waited}
+    withdrawn = {
+        delivery.number for delivery in after if delivery.state is State.WITHDRAWN and delivery.number in waited
+    }
     if withdrawn:
         first = receipt_problem(Kind.CANCELLED, message_id)
     else:

@@ -49,9 +49,7 @@ class Pace:
 
 
 class Statuses:
-    def __init__(
-        self, *, here: Here, store: Store, withdraw: Withdraw, reader: Callable[[web.Request], str]
-    ) -> None:
+    def __init__(self, *, here: Here, store: Store, withdraw: Withdraw, reader: Callable[[web.Request], str]) -> None:
         self._here = here
         self._store = store
         self._withdraw = withdraw

@@ -155,7 +155,7 @@ class Accepting:
             id=self._here.ids.of(position),
             channel=letter.arrival.channel,
             peer=letter.arrival.peer.address,
-            event=str(letter.header.event),
+            message_event=str(letter.header.event),
             source=letter.message.source,
             destinations=[delivery.destination for delivery in new.deliveries],
             bytes=len(letter.body),

@@ -15,6 +15,7 @@ class Followers:
     def __init__(self) -> None:
         self._mailboxes: dict[str | None, set[asyncio.Event]] = {}
         self._count = 0
+        self.stopped = False  # nobody begins to wait any more
 
     @contextmanager
     def following(self, mailbox: str | None) -> Iterator[asyncio.Event]:
@@ -42,6 +43,8 @@ class Followers:
 
     def wake_all(self) -> None:
         """The broker stops: nobody is kept waiting."""
+        self.stopped = True
+        self.stopped = True
         for events in self._mailboxes.values():
             for event in events:
                 event.set()

@@ -177,9 +177,22 @@ class Responding:
             return (self._to("", request, now, policy, state=State.LOGGED),)
         return (self._to(address, request, now, policy, state=State.WAITING, found=found),)
 
-    def _to(self, address: str, request: Message, now: datetime, policy: Policy | None, *, state: State) -> NewDelivery:
+    def way_back_for_report(self, request: Message, now: datetime) -> tuple[NewDelivery, ...]:
+        """Our own report takes the return path of what it is about; nobody waits for it."""
+        return self.way_back(request, now)
+
+    def _to(
+        self,
+        address: str,
+        request: Message,
+        now: datetime,
+        policy: Policy | None,
+        *,
+        state: State,
+        found: Resolution | None = None,
+    ) -> NewDelivery:
         source = request.source or ""
-        decision = Decision(destination=source, rule=None, policy=policy or self._defaults)
+        decision = Decision(destination=source, rule=None, policy=policy or self._defaults, resolution=found)
         planned = self._planning.to(
             address if address != CALLER else "", source, name_key(source) if source else "", decision, request,
             now=now, state=state, expects=False,

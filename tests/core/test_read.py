@@ -497,6 +497,11 @@ def test_wrong_type_in_the_bundle_is_refused_by_name(bundle: dict[str, Any], exp
     assert (problem.id, problem.code, problem.expression) == ("wrong-type", "structure", (expression,))
 
 
+def test_number_that_no_machine_holds_is_no_address() -> None:
+    value = message({"contained": [{"resourceType": "Endpoint", "address": "MARK"}]})
+    assert id_of(json.dumps(value).replace('"MARK"', "0.4e00669999999999999").encode()) == "wrong-type"
+
+
 @pytest.mark.parametrize("body", [b"[]", b'"x"', b"null", b"7", b"true"])
 def test_json_that_is_no_object_is_refused(body: bytes) -> None:
     problem = refusal_of(body).problem

@@ -42,7 +42,8 @@ def test_everything_of_a_header_is_read() -> None:
             <identifier><system value="urn:x"/><value value="i-1"/></identifier><type value="message"/>
             <timestamp value="2026"/><link><relation value="self"/><url value="x"/></link>""",
         header="""<id value="mh-1"/><meta><profile value="http://profile/mh"/></meta>
-            <text><status value="generated"/><div xmlns="http://www.w3.org/1999/xhtml"><p id="x">a<b>c</b></p></div></text>
+            <text><status value="generated"/>
+              <div xmlns="http://www.w3.org/1999/xhtml"><p id="x">a<b>c</b></p></div></text>
             <extension url="http://hl7.org/fhir/StructureDefinition/messageheader-response-request">
               <valueCode value="never"/></extension>
             <extension url="http://other"><extension url="nested"><valueString value="x"/></extension></extension>
@@ -51,7 +52,8 @@ def test_everything_of_a_header_is_read() -> None:
               <receiver><reference value="Organization/o"/><identifier><value value="own"/></identifier></receiver>
             </destination>
             <destination><extension url="only"><valueString value="x"/></extension></destination>
-            <destination><endpoint><extension url="absent"><valueCode value="unknown"/></extension></endpoint></destination>
+            <destination><endpoint>
+              <extension url="absent"><valueCode value="unknown"/></extension></endpoint></destination>
             <sender><reference value="urn:uuid:o"/></sender>
             <source><name value="Ward"/><contact><system value="phone"/><value value="1"/></contact>
               <endpoint value="urn:oid:1"/></source>
@@ -168,15 +170,16 @@ def test_utf16_is_refused_as_such(encoding: str) -> None:
 
 
 def test_other_encodings_are_refused() -> None:
-    assert id_of('<?xml version="1.0" encoding="ISO-8859-1"?>'.encode() + message()) == "not-utf-8"
+    assert id_of(b'<?xml version="1.0" encoding="ISO-8859-1"?>' + message()) == "not-utf-8"
     assert id_of(message().replace(b"admit", b"\xe6")) == "not-utf-8"
 
 
 @pytest.mark.parametrize(
     "body",
     [
-        b"<Bundle", message()[:-1], message() + b"<x/>", message() + b"x", message().replace(b"</entry>", b""), b"x", b"<>",
-        message(header="&undefined;"), message(header="<id value='&#xD800;'/>"), message(header="<id value='a' value='b'/>"),
+        b"<Bundle", message()[:-1], message() + b"<x/>", message() + b"x", message().replace(b"</entry>", b""),
+        b"x", b"<>", message(header="&undefined;"), message(header="<id value='&#xD800;'/>"),
+        message(header="<id value='a' value='b'/>"),
         message(header="\x00"), message().replace(b"admit", b"<"), message(header="<p:x/>"),
     ],
 )  # fmt: skip

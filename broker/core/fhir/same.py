@@ -124,8 +124,8 @@ def _of_xml(element: _Element) -> dict[str, Any]:
     if "value" in found:
         found[""] = found.pop("value")
     for child in element.content:
-        if isinstance(child, _Element):
-            found.setdefault(child.name.removeprefix(XHTML), []).append(_of_xml(child))
+        name, value = ("#", child) if isinstance(child, str) else (child.name.removeprefix(XHTML), _of_xml(child))
+        found.setdefault(name, []).append(value)
     return found
 
 

@@ -42,7 +42,7 @@ def set_up(
     lines = Lines(out, prefix=prefix)
     render = _renderer(kind, colours=is_terminal and not env.get("NO_COLOR"))
     structlog.configure(
-        processors=[structlog.contextvars.merge_contextvars, add_level, add_time, plain_exception, no_payloads,
+        processors=[add_level, add_time, plain_exception, no_payloads,
                     lambda _logger, _method, event: ((event["level"], render(event)), {})],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
         logger_factory=lambda *_names: lines,

@@ -15,6 +15,7 @@ from broker.plugins import is_mailbox
 from broker.store import Delivery, Note, Store, Stored
 
 CALLER = "caller:"  # the address of a response that went to the caller that waited
+UUID = "urn:uuid:"
 MOST_FOUND = 50  # messages that share an id of a sender's
 
 UnderWay = Callable[[str, int, int], bool]
@@ -35,7 +36,14 @@ async def find(store: Store, ids: MessageIds, text: str) -> tuple[int, ...]:
     own = ids.position(text)
     if own is not None and await store.stored(own) is not None:
         return (own,)
-    return await store.find((text,), MOST_FOUND)
+    return await store.find(_spellings(text), MOST_FOUND)
+
+
+def _spellings(text: str) -> tuple[str, ...]:
+    """The keys under which the store knows an id: as a response may quote it (M-31), and as an identity (M-20)."""
+    bare = text[len(UUID) :] if text[: len(UUID)].lower() == UUID else text
+    forms = dict.fromkeys((bare, text, UUID + bare))
+    return (bare, *(f"{kind}:{form}" for kind in ("bundle", "identifier") for form in forms))
 
 
 async def story(store: Store, ids: MessageIds, position: int, *, under_way: UnderWay | None = None) -> Told | None:

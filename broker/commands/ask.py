@@ -37,7 +37,7 @@ class Daemon:
     async def send(self, *path: str, body: bytes, content_type: str, **query: object) -> Any:
         return _read(*await self._ask("POST", path, query, body, {"Content-Type": content_type}))
 
-    async def bytes(self, *path: str) -> bytes:
+    async def fetch(self, *path: str) -> bytes:
         status, body = await self._ask("GET", path, {})
         if status != 200:
             _read(status, body)

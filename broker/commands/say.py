@@ -20,11 +20,15 @@ class Say:
         self._out = out or sys.stdout
         self._colour = not no_colour and not os.environ.get("NO_COLOR") and self._out.isatty()
 
+    def raw(self, text: str) -> None:
+        """One line as it is: JSON escapes what must not be printed."""
+        self._out.write(f"{text}\n")
+        self._out.flush()
+
     def json(self, value: Any) -> None:
         import orjson
 
-        self._out.write(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() + "\n")
-        self._out.flush()
+        self.raw(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())
 
     def line(self, text: str = "", style: str = "") -> None:
         """One line; `style` is rich's, and is seen on a terminal only."""

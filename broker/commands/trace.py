@@ -22,7 +22,7 @@ Line = tuple[str, str]  # text and style
 def trace(where: str, id: str, *, say: Say, body: bool = False) -> int:
     """Prints the story; with `body`, the bytes as they came instead."""
     if body:
-        sys.stdout.buffer.write(asking(where, lambda daemon: daemon.bytes("messages", id, "body")))
+        sys.stdout.buffer.write(asking(where, lambda daemon: daemon.fetch("messages", id, "body")))
         sys.stdout.buffer.flush()
         return Exit.OK
     told = asking(where, lambda daemon: one(daemon, id))
@@ -39,7 +39,9 @@ async def one(daemon: Daemon, id: str) -> Any:
     told = await daemon.get("messages", id)
     if "several" not in told:
         return told
-    lines = [f"  {m['id']}  {at(m['accepted'])}  {m['event'] or '-'}  from {m['source'] or '-'}" for m in told["several"]]
+    lines = [
+        f"  {m['id']}  {at(m['accepted'])}  {m['event'] or '-'}  from {m['source'] or '-'}" for m in told["several"]
+    ]
     raise Ended(Exit.FAILED, "\n".join([f"{len(lines)} messages have this id; say which by ours:", *lines]))
 
 
@@ -100,7 +102,10 @@ def _responds(response: dict[str, str] | None) -> str | None:
 
 def _delivery(one: dict[str, Any]) -> Iterator[Line]:
     where = f" at {one['address']}" if one["address"] else ""
-    yield f"  {one['number']}  {one['state']:<10}{one['destination'] or '(no name)'}{where}", STATES.get(one["state"], "")
+    yield (
+        f"  {one['number']}  {one['state']:<10}{one['destination'] or '(no name)'}{where}",
+        STATES.get(one["state"], ""),
+    )
     attempts = f"{one['attempts']} attempt{'' if one['attempts'] == 1 else 's'}"
     rule = f"rule {one['rule']!r}" if one["rule"] else "the defaults"
     answer = f", answer {one['answer']['state']}" if one["answer"]["state"] != "none" else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Generic, TypeVar
 
 V = TypeVar("V")
@@ -26,6 +27,13 @@ _PERSONS = ("urn:oid:2.16.578.1.12.4.1.4.1", "urn:oid:2.16.578.1.12.4.1.4.2")
 
 def name_key(name: str) -> str:
     """What names are compared by: two names are the same endpoint exactly when their keys are equal (A-3, A-4)."""
+    return _remembered(name) if len(name) <= _REMEMBERED_LENGTH else _name_key(name)
+
+
+_REMEMBERED_LENGTH = 256  # characters; so that a stranger's names cannot fill memory
+
+
+def _name_key(name: str) -> str:
     if "%" in name:
         name = name.replace("%7C", "|").replace("%7c", "|")
     if name[:4].lower() != "urn:":
@@ -37,6 +45,9 @@ def name_key(name: str) -> str:
             if name[:4].lower() != "urn:":
                 return name
     return _urn_key(name)
+
+
+_remembered = lru_cache(maxsize=16_384)(_name_key)  # each message asks for the same few names again and again
 
 
 def _urn_key(name: str) -> str:

@@ -18,15 +18,20 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def identity(header: Header, body_sha256: bytes) -> Identity:
-    """The identity of a message (M-20, M-23). Keys of different kinds never meet: each begins with its kind."""
+    """The identity of a message (M-20, M-23).
+
+    Where it is an id by which a response may quote the message, the key is that very form: one entry of the store then
+    serves both. An identifier always has its `|`, so that it never meets a Bundle.id.
+    """
     if header.release.identifies_by_bundle_identifier:
         if header.bundle_identifier is not None:
-            return Identity(key=f"identifier:{header.bundle_identifier}")
+            identifier = header.bundle_identifier
+            return Identity(key=f"{identifier.system}|{_bare(identifier.value)}")
         if header.bundle_id is not None:
-            return Identity(key=f"bundle:{header.bundle_id}")
+            return Identity(key=_bare(header.bundle_id))
         return Identity(key=f"digest:{body_sha256.hex()}")
     if header.bundle_id is not None:
-        return Identity(key=f"bundle:{header.bundle_id}", message_id=header.message_id)
+        return Identity(key=_bare(header.bundle_id), message_id=header.message_id)
     # real senders leave Bundle.id out and use one MessageHeader.id again and again (corpus): only the bytes tell
     return Identity(key=f"message:{header.message_id or ''}:{body_sha256.hex()}", message_id=header.message_id)
 
@@ -35,7 +40,10 @@ def quotable_ids(header: Header) -> tuple[str, ...]:
     """The ids by which a response may quote this message: any of three, as real senders do (M-31)."""
     found = [header.message_id, header.bundle_id]
     if header.bundle_identifier is not None:
-        found += _forms(header.bundle_identifier, alone=True)
+        identifier = header.bundle_identifier
+        found.append(_bare(identifier.value))
+        if identifier.system not in ("", URI_SYSTEM):  # a URI is looked up by itself, whoever quotes it
+            found.append(str(Identifier(identifier.system, _bare(identifier.value))))
     return tuple(dict.fromkeys(_bare(one) for one in found if one))
 
 

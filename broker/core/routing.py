@@ -54,10 +54,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     """The decision for one message."""
 
     decisions: tuple[Decision, ...]
-
-    @property
-    def accepted(self) -> tuple[Decision, ...]:
-        return tuple(decision for decision in self.decisions if decision.problem is None)
+    accepted: tuple[Decision, ...]  # those of them that are no refusal
 
     @property
     def problems(self) -> tuple[Problem, ...]:
@@ -102,7 +99,10 @@ def decide(
     witness: Witness | None = None,
 ) -> Route:
     """One decision per destination; rules are matched once for each, or once with none where none is named."""
-    return Route(decisions=_Deciding(question, rules, directory, defaults, witness).all())
+    decisions = _Deciding(question, rules, directory, defaults, witness).all()
+    return Route(
+        decisions=decisions, accepted=tuple([decision for decision in decisions if decision.problem is None])
+    )
 
 
 def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -82,7 +82,7 @@ class Accepting:
         self._meter.accepted(letter.arrival.channel)
         receipt = self._receipt(kept.position, letter, route)
         caller = self._caller(letter, route, new.deliveries, receipt)
-        self._log(letter, kept.position, new)
+        self._log(letter, receipt, new)
         self._set_out(letter, kept, new, route, caller)
         if caller is None:
             return Answer(kind=AnswerKind.ACCEPTED, receipt=receipt)
@@ -92,7 +92,7 @@ class Accepting:
         """The route and what is written for it; a response finds its request before any rule is asked."""
         route = self._route(letter, now)
         answering = await self._responding.find(letter) if letter.header.is_response else None
-        if any(problem.id == RefusedByRule.id for problem in route.problems) and not route.accepted:
+        if not route.accepted and any(problem.id == RefusedByRule.id for problem in route.problems):
             raise route.refusal()
         if answering is not None:
             return route, self._responding.response(letter, answering, route, now=now)
@@ -117,13 +117,13 @@ class Accepting:
         return decide(question, self._rules, self._directory(), self._defaults)
 
     async def _validate(self, letter: Letter, route: Route) -> None:
-        if any(decision.policy.validate == "resource" for decision in route.accepted):
+        if any([decision.policy.validate == "resource" for decision in route.accepted]):
             await asyncio.to_thread(validate, letter.body, letter.header)
 
     def _new(self, letter: Letter, deliveries: tuple[NewDelivery, ...], route: Route) -> NewMessage:
         header = letter.header
-        consequence = any(decision.policy.category == "consequence" for decision in route.accepted)
-        expects = any(delivery.answer_by is not None for delivery in deliveries)
+        consequence = any([decision.policy.category == "consequence" for decision in route.accepted])
+        expects = any([delivery.answer_by is not None for delivery in deliveries])
         identity = letter.identity
         return NewMessage(
             message=letter.message,
@@ -132,7 +132,7 @@ class Accepting:
             source_key=letter.source_key,
             identity=identity.key,
             exclusive=f"only once:{identity.message_id}" if consequence and identity.message_id else None,
-            quotes=tuple(quote for quote in quotable_ids(header) if quote != identity.key) if expects else (),
+            quotes=tuple([quote for quote in quotable_ids(header) if quote != identity.key]) if expects else (),
             deliveries=deliveries,
         )
 
@@ -146,13 +146,14 @@ class Accepting:
 
     def _receipt(self, position: int, letter: Letter, route: Route, *, duplicate: bool = False) -> Receipt:
         """What the sender gets; it names the destinations that cannot be reached, since each of them gets a bounce."""
-        notes = () if not route.accepted else route.problems
+        refused = len(route.accepted) < len(route.decisions)
+        notes = route.problems if refused and route.accepted else ()
         return Receipt(message_id=self._here.ids.of(position), position=position, duplicate=duplicate, notes=notes)
 
-    def _log(self, letter: Letter, position: int, new: NewMessage) -> None:
+    def _log(self, letter: Letter, receipt: Receipt, new: NewMessage) -> None:
         log.info(
             "accepted",
-            id=self._here.ids.of(position),
+            id=receipt.message_id,
             channel=letter.arrival.channel,
             peer=letter.arrival.peer.address,
             message_event=str(letter.header.event),
@@ -172,9 +173,10 @@ class Accepting:
             if delivery.mailbox is not None:
                 self._followers.wake(delivery.mailbox, position)
         self._delivering.take(position, kept.numbers, new)
-        for decision in route.decisions:
-            if decision.problem is not None and route.accepted and new.answers is None:
-                self._bounce(letter, position, decision)
+        if new.answers is None and len(route.accepted) < len(route.decisions):
+            for decision in route.decisions:
+                if decision.problem is not None:
+                    self._bounce(letter, position, decision)
         if caller is not None:
             caller.look()
 
@@ -189,6 +191,8 @@ class Accepting:
         self, letter: Letter, route: Route, deliveries: Sequence[NewDelivery], receipt: Receipt
     ) -> Caller | None:
         asked = letter.arrival.asked
+        if asked.asynchronous:
+            return None
         policies = [decision.policy for decision in route.accepted] or [self._defaults]
         silence = all(
             wants_silence(

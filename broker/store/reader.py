@@ -198,7 +198,7 @@ def _where(mailbox: str | None, wanted: Filter) -> tuple[str, str, list[Any]]:
     values: list[Any] = []
     if mailbox is None:
         tables = "message m"
-        terms = ["EXISTS (SELECT 1 FROM mail WHERE mail.position = m.position)"]
+        terms = ["EXISTS (SELECT 1 FROM delivery d WHERE d.position = m.position AND d.mailbox IS NOT NULL)"]
     else:
         tables = "mail l CROSS JOIN message m ON m.position = l.position"  # CROSS: the mailbox leads, not the messages
         terms = ["l.mailbox = (SELECT id FROM mailbox WHERE key = ?)"]
@@ -244,7 +244,8 @@ def mailboxes(reader: Reader) -> tuple[MailboxStatus, ...]:
 def mail_of(reader: Reader, position: int) -> tuple[tuple[str, datetime | None, str | None], ...]:
     """The mailboxes that a message is in, with who read it first and when."""
     rows = reader.db.execute(
-        "SELECT b.name, m.read_at, m.reader FROM mail m JOIN mailbox b ON b.id = m.mailbox WHERE m.position = ?",
+        "SELECT b.name, m.read_at, m.reader FROM delivery d CROSS JOIN mail m ON m.mailbox = d.mailbox"
+        " AND m.position = d.position JOIN mailbox b ON b.id = m.mailbox WHERE d.position = ?",
         (position,),
     )
     return tuple((name, None if at is None else moment(at), who) for name, at, who in rows)

@@ -55,6 +55,7 @@ CREATE TABLE delivery (
     policy   INTEGER NOT NULL,
     rule     TEXT NOT NULL,
     fixed    INTEGER NOT NULL,
+    mailbox  INTEGER,            -- that it was put in
     attempts INTEGER NOT NULL DEFAULT 0,
     has_left INTEGER NOT NULL DEFAULT 0,
     answer   INTEGER NOT NULL,
@@ -85,7 +86,6 @@ CREATE TABLE mail (
     PRIMARY KEY (mailbox, position)
 ) WITHOUT ROWID;
 CREATE INDEX mail_unread ON mail (unread_by) WHERE unread_by IS NOT NULL;
-CREATE INDEX mail_position ON mail (position);
 
 CREATE TABLE note (
     position INTEGER NOT NULL,

@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import shutil
 import threading
+import time
 from asyncio import Future
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -43,6 +44,7 @@ from broker.store.schema import prepare
 from broker.store.writer import Job, Writer, connect
 
 T = TypeVar("T")
+FREE_FOR = 0.2  # seconds that a look at the disk is good for: asking costs more than a message may
 READERS = 2  # threads: more would only wait for the same disk and the same interpreter
 
 
@@ -61,6 +63,7 @@ class SqliteStore:
         committed: Callable[[float, int], None] = _ignore,
     ) -> None:
         self._path = path
+        self._free, self._look_again = 0, 0.0
         path.parent.mkdir(parents=True, exist_ok=True)
         db = connect(path)
         try:
@@ -80,8 +83,12 @@ class SqliteStore:
         return self._key
 
     def free(self) -> int:
-        """Bytes left on the store's file system."""
-        return shutil.disk_usage(self._path.parent).free
+        """Bytes left on the store's file system, as of a moment ago."""
+        now = time.monotonic()
+        if now >= self._look_again:
+            self._free = shutil.disk_usage(self._path.parent).free
+            self._look_again = now + FREE_FOR
+        return self._free
 
     def backlog(self) -> int:
         """Operations that wait for the writer."""
@@ -235,5 +242,7 @@ class SqliteStore:
     async def close(self) -> None:
         """Writes what is queued, then closes; readers finish what they read."""
         await asyncio.to_thread(self._files.shutdown)
+        await asyncio.sleep(0)  # large bodies that have just been written are put in their own turn
+        self._writer.flush()
         await asyncio.to_thread(self._writer.close)
         await asyncio.to_thread(self._readers.shutdown)

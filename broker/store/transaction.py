@@ -31,6 +31,7 @@ from broker.store.rows import (
     source_digest,
 )
 
+KNOWN_POLICIES = 4_096
 KNOWN_MAILBOXES = 50_000  # remembered numbers; beyond, the memory is emptied rather than grown
 
 
@@ -48,17 +49,21 @@ class Transaction:
 
     def forget(self) -> None:
         """After a rollback nothing that was learned in the group can be trusted."""
-        self._policy_ids: dict[Policy, int] = {}
+        self._policy_ids: dict[int, tuple[Policy, int]] = {}
         self._mailbox_ids: dict[str, int] = {}
 
     def policy_id(self, policy: Policy) -> int:
-        number = self._policy_ids.get(policy)
-        if number is None:
-            value = encode_policy(policy)
-            self.db.execute("INSERT OR IGNORE INTO policy (value) VALUES (?)", (value,))
-            number = self.db.execute("SELECT id FROM policy WHERE value = ?", (value,)).fetchone()[0]
-            self._policy_ids[policy] = number
-        return int(number)
+        """Policies are the configuration's own objects: known by which object it is, not by comparing all that it says."""
+        known = self._policy_ids.get(id(policy))
+        if known is not None:
+            return known[1]
+        value = encode_policy(policy)
+        self.db.execute("INSERT OR IGNORE INTO policy (value) VALUES (?)", (value,))
+        number = int(self.db.execute("SELECT id FROM policy WHERE value = ?", (value,)).fetchone()[0])
+        if len(self._policy_ids) >= KNOWN_POLICIES:
+            self._policy_ids.clear()
+        self._policy_ids[id(policy)] = (policy, number)  # held, so that the number of the object is not given anew
+        return number
 
     def mailbox_id(self, key: str, name: str) -> int:
         number = self._mailbox_ids.get(key)
@@ -78,7 +83,7 @@ INSERT_MESSAGE = (
 )
 INSERT_DELIVERY = (
     "INSERT INTO delivery (position, number, destination, key, address, lane, state, due, expiry, accepted, policy,"
-    " rule, fixed, answer, answer_by, ended, steps) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+    " rule, fixed, mailbox, answer, answer_by, ended) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
 )
 
 
@@ -110,7 +115,7 @@ def accept(tx: Transaction, new: NewMessage, file: str | None) -> Kept | Copy:
             file, None if file else new.body,
         ),
     )  # fmt: skip
-    numbers = add(tx, position, new.deliveries)
+    numbers = _add(tx, position, new.deliveries, {})
     return Kept(position=position, numbers=numbers, answered=answered)
 
 
@@ -142,6 +147,12 @@ def add(tx: Transaction, position: int, deliveries: Sequence[NewDelivery]) -> tu
     Returns their numbers in the order given; 0 for one that was there.
     """
     taken = dict(tx.db.execute("SELECT key, number FROM delivery WHERE position = ?", (position,)).fetchall())
+    return _add(tx, position, deliveries, taken)
+
+
+def _add(
+    tx: Transaction, position: int, deliveries: Sequence[NewDelivery], taken: dict[str, int]
+) -> tuple[int, ...]:
     numbers = []
     for delivery in deliveries:
         if delivery.key in taken:
@@ -154,17 +165,16 @@ def add(tx: Transaction, position: int, deliveries: Sequence[NewDelivery]) -> tu
 
 
 def _insert(tx: Transaction, position: int, number: int, new: NewDelivery) -> None:
-    waits = new.state is State.WAITING
+    mailbox = None if new.mailbox is None else tx.mailbox_id(new.mailbox, new.destination)
     tx.db.execute(
         INSERT_DELIVERY,
         (
             position, number, new.destination, new.key, new.address, new.lane, new.state, micros(new.due),
-            micros(new.expiry), tx.now, tx.policy_id(new.policy), new.rule, new.fixed, new.answer,
-            None if new.answer_by is None else micros(new.answer_by), None if waits else tx.now, None,
+            micros(new.expiry), tx.now, tx.policy_id(new.policy), new.rule, new.fixed, mailbox, new.answer,
+            None if new.answer_by is None else micros(new.answer_by), None if new.state is State.WAITING else tx.now,
         ),
     )  # fmt: skip
-    if new.mailbox is not None:
-        mailbox = tx.mailbox_id(new.mailbox, new.destination)
+    if mailbox is not None:
         unread = None if new.unread_by is None else micros(new.unread_by)
         tx.db.execute(
             "INSERT OR IGNORE INTO mail (mailbox, position, unread_by) VALUES (?, ?, ?)", (mailbox, position, unread)
@@ -211,6 +221,9 @@ def _write_change(tx: Transaction, what: Change, number: int, row: Sequence[Any]
     )  # fmt: skip
     if what.mailbox is not None:
         mailbox = tx.mailbox_id(what.mailbox, what.mailbox)
+        tx.db.execute(
+            "UPDATE delivery SET mailbox = ? WHERE position = ? AND number = ?", (mailbox, what.position, number)
+        )
         tx.db.execute("INSERT OR IGNORE INTO mail (mailbox, position) VALUES (?, ?)", (mailbox, what.position))
 
 
@@ -324,8 +337,8 @@ def mark_read(tx: Transaction, mailbox: str, positions: Sequence[int], reader: s
 def acknowledge(tx: Transaction, position: int, reader: str, at: datetime) -> bool:
     """Whether the message is in a mailbox at all; its mail counts as read."""
     changed = tx.db.execute(
-        "UPDATE mail SET read_at = coalesce(read_at, ?), reader = coalesce(reader, ?), unread_by = NULL"
-        " WHERE position = ?",
+        "UPDATE mail SET read_at = coalesce(read_at, ?1), reader = coalesce(reader, ?2), unread_by = NULL"
+        " WHERE position = ?3 AND mailbox IN (SELECT mailbox FROM delivery WHERE position = ?3)",
         (micros(at), reader, position),
     ).rowcount
     if changed:

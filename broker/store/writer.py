@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import queue
 import sqlite3
 import threading
@@ -46,10 +47,12 @@ class Writer:
         committed: Callable[[float, int], None],
     ) -> None:
         self._path = path
+        self._wal = f"{path}-wal"
         self._loop = loop
         self._clock = clock  # microseconds since 1970
         self._committed = committed  # told of each commit: seconds it took, operations in it
-        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[list[Job] | None] = queue.SimpleQueue()
+        self._pending: list[Job] = []
         self._checkpoint = threading.Event()
         self._finish = threading.Event()
         self._stopping = threading.Event()
@@ -68,11 +71,19 @@ class Writer:
     def put(self, job: Job) -> None:
         if self._stopping.is_set():
             job.future.set_exception(StoreError("the store is closed"))
-        else:
-            self._jobs.put(job)
+            return
+        self._pending.append(job)
+        if len(self._pending) == 1:  # handed over once a turn of the loop: waking the thread costs more than a job
+            self._loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Hands over what has been put in this turn of the event loop."""
+        if self._pending:
+            self._jobs.put(self._pending)
+            self._pending = []
 
     def backlog(self) -> int:
-        return self._jobs.qsize()
+        return len(self._pending) + self._jobs.qsize()
 
     def close(self) -> None:
         """Writes what is queued, then ends; blocks until it has."""
@@ -84,19 +95,14 @@ class Writer:
         self._db.close()
 
     def _run(self) -> None:
-        while True:
-            job = self._jobs.get()
-            if job is None:
-                return
-            group = [job]
+        while (jobs := self._jobs.get()) is not None:
             ends = False
-            while len(group) < GROUP and not self._jobs.empty():
-                job = self._jobs.get()
-                if job is None:
-                    ends = True
-                    break
-                group.append(job)
-            self._commit(group)
+            while len(jobs) < GROUP and not self._jobs.empty() and not ends:
+                more = self._jobs.get()
+                ends = more is None
+                jobs += more or ()
+            for start in range(0, len(jobs), GROUP):
+                self._commit(jobs[start : start + GROUP])
             self._keep_wal_small()
             if ends:
                 return
@@ -141,7 +147,7 @@ class Writer:
         if job.must and not self._stopping.is_set():
             log.warning("the store cannot write, trying again: %s", error)
             time.sleep(RETRY_FULL)
-            self._jobs.put(job)
+            self._jobs.put([job])
             return
         wrapped = StoreError(f"the store cannot write: {error}")
         wrapped.__cause__ = error
@@ -165,7 +171,7 @@ class Writer:
 
     def _wal_size(self) -> int:
         try:
-            return Path(f"{self._path}-wal").stat().st_size
+            return os.stat(self._wal).st_size
         except OSError:
             return 0
 

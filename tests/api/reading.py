@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import hashlib
 import json
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import msgspec
+from yarl import URL
 
 from broker.api.fhir import add_fhir
 from broker.core.addressing import name_key
@@ -24,7 +23,7 @@ from broker.core.delivery import AnswerState, State
 from broker.core.envelope import EMPTY
 from broker.core.fhir.header import Event, Format, Header, Identifier, Release, ResponseLink
 from broker.core.ids import MessageIds
-from broker.core.message import Fate, Message
+from broker.core.message import Message
 from broker.core.policy import DEFAULT
 from broker.core.resolution import How
 from broker.directory import Entry, Listed, Snapshot
@@ -213,8 +212,6 @@ class Side:
     async def ask(self, method: str, path: str, **more: Any) -> Reply:
         url = path if path.startswith("http") else self.url + path
         url = url.replace("https://broker.example/fhir", self.url + "/fhir")
-        from yarl import URL
-
         async with self.client.request(method, URL(url, encoded=True), allow_redirects=False, **more) as answer:
             return Reply(answer.status, answer.headers, await answer.read())
 
@@ -252,13 +249,6 @@ async def reading(folder: Path, *, base_url: str = BASE_URL, release: Release = 
             await store.close()
 
 
-async def until(true: Any) -> None:
-    """Lets the loop run until something is so."""
-    async with asyncio.timeout(10):
-        while not await true():
-            await asyncio.sleep(0.005)
-
-
 def listed(*names: str, address: str = "https://receiver.example/fhir/$process-message", **more: Any) -> Snapshot:
     """A directory in which each name has an entry of its own."""
     return Snapshot(
@@ -269,10 +259,3 @@ def listed(*names: str, address: str = "https://receiver.example/fhir/$process-m
         )
         for line, name in enumerate(names, 1)
     )
-
-
-def replaced(one: Message, **changed: Any) -> Message:
-    return msgspec.structs.replace(one, **changed)
-
-
-FATE = Fate

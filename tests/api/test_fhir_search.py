@@ -218,10 +218,10 @@ def test_any_text_is_a_time_or_refused(text: str) -> None:
     assert since is None or until is None or since < until
 
 
-@given(st.datetimes(min_value=datetime(1900, 1, 1), max_value=datetime(2200, 1, 1)))
-def test_who_goes_on_after_an_instant_misses_nothing_after_it(at: datetime) -> None:
+@given(st.integers(0, 200 * 365 * 86400 * 10**6))
+def test_who_goes_on_after_an_instant_misses_nothing_after_it(micros: int) -> None:
     """M-69: whatever the precision of the instant that a reader remembers."""
-    known = at.replace(tzinfo=UTC)
+    known = datetime(1970, 1, 1, tzinfo=UTC) + MICRO * micros
     for remembered in (
         known.isoformat(),
         known.isoformat(timespec="milliseconds"),

@@ -30,9 +30,9 @@ def header(
 @pytest.mark.parametrize("release", [Release.DSTU2, Release.STU3, Release.R4, Release.R4B])
 def test_identity_up_to_r4b_is_bundle_id_with_message_id(release: Release) -> None:
     """M-20."""
-    expected = Identity(key="bundle:b", message_id="m")
+    expected = Identity(key="b", message_id="m")
     assert identity(header(release, "b", "m", Identifier("s", "v")), DIGEST) == expected
-    assert identity(header(release, "b"), DIGEST) == Identity(key="bundle:b")
+    assert identity(header(release, "b"), DIGEST) == Identity(key="b")
 
 
 def test_identity_in_r4_without_bundle_id_rests_on_the_bytes() -> None:
@@ -45,8 +45,8 @@ def test_identity_in_r4_without_bundle_id_rests_on_the_bytes() -> None:
 def test_identity_from_r5_on_is_bundle_identifier_alone(release: Release) -> None:
     """M-20, M-23, M-28."""
     one = header(release, "b", "m", Identifier("s", "v"))
-    assert identity(one, DIGEST) == Identity(key="identifier:s|v")
-    assert identity(header(release, "b", "m"), DIGEST) == Identity(key="bundle:b")
+    assert identity(one, DIGEST) == Identity(key="s|v")
+    assert identity(header(release, "b", "m"), DIGEST) == Identity(key="b")
     assert identity(header(release, None, "m"), DIGEST) == Identity(key=f"digest:{HEX}")
 
 
@@ -55,7 +55,7 @@ def test_request_may_be_quoted_by_any_of_its_ids() -> None:
     assert quotable_ids(header()) == ()
     assert quotable_ids(header(bundle_id="b", message_id="m")) == ("m", "b")
     assert quotable_ids(header(bundle_id="b", message_id="b")) == ("b",)
-    assert quotable_ids(header(identifier=Identifier("s", "v"))) == ("s|v", "v")
+    assert quotable_ids(header(identifier=Identifier("s", "v"))) == ("v", "s|v")
     assert quotable_ids(header(identifier=Identifier("", "v"))) == ("v",)
 
 
@@ -65,7 +65,7 @@ def test_urn_prefix_is_no_part_of_a_quoted_id() -> None:
         message_id="urn:uuid:m",
         identifier=Identifier("urn:ietf:rfc:3986", "URN:UUID:b"),
     )
-    assert quotable_ids(one) == ("m", "b", "urn:ietf:rfc:3986|b")
+    assert quotable_ids(one) == ("m", "b")
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,12 @@ ORGANIZATION = {
 }
 
 
-def message(header: dict[str, Any] | None = None, *more: Any, **bundle: Any) -> dict[str, Any]:
-    resource = {"resourceType": "MessageHeader", "eventCoding": CODING, "source": {"endpoint": "urn:oid:1"}}
+def message(header: Any = None, *more: Any, **bundle: Any) -> dict[str, Any]:
+    resource: dict[str, Any] = {
+        "resourceType": "MessageHeader",
+        "eventCoding": CODING,
+        "source": {"endpoint": "urn:oid:1"},
+    }
     resource |= header or {}
     given = {name: value for name, value in resource.items() if value is not ...}
     return {"resourceType": "Bundle", "type": "message", "entry": [{"resource": given}, *more]} | bundle

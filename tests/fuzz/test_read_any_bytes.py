@@ -79,8 +79,8 @@ anything = st.recursive(
 )
 NAMES = [
     "id", "meta", "extension", "contained", "event", "eventCoding", "eventUri", "_eventUri", "eventCanonical", "source",
-    "destination", "sender", "receiver", "response", "focus", "data", "timestamp", "identifier", "endpoint", "endpointUrl",
-    "endpointReference", "reference", "value", "system", "code", "profile",
+    "destination", "sender", "receiver", "response", "focus", "data", "timestamp", "identifier", "endpoint",
+    "endpointUrl", "endpointReference", "reference", "value", "system", "code", "profile",
 ]  # fmt: skip
 elements = st.recursive(
     anything,

@@ -17,6 +17,7 @@ _SQUARE = bytes.maketrans(b"{}", b"[]")
 _ALL_BUT_FRAME = bytes(set(range(256)) - set(b'{}[]"'))  # for bytes.translate: what is not bracket or quote
 _ROUNDS = 8  # most messages end here; of what is left, no two peaks are closer than 18 brackets
 _PEAK = re.compile(rb"(\[+)\]+")
+_ESCAPED = re.compile(rb'\\["\\]')
 _STRING = re.compile(rb'"[^"]*"')
 _LONE_HIGH = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})")
 _LONE_LOW = re.compile(rb"(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}")
@@ -85,8 +86,7 @@ def check_depth(text: bytes, frame: bytes, quotes: int) -> None:
     if len(frame) - quotes <= 2 * DEPTH:
         return
     if b"\\" in text:
-        text = text.replace(b"\\\\", b"").replace(b'\\"', b"")  # what is left are quotes that open or close
-        frame = frame_of(text)
+        frame = frame_of(_ESCAPED.sub(b"", text))  # now every quote opens or closes a string
     brackets = _STRING.sub(b"", frame.replace(b'""', b"")) if b'"' in frame else frame
     for _ in range(_ROUNDS):
         if not brackets:

@@ -59,7 +59,7 @@ def read_xml(body: bytes, release: Release | None) -> Header:
         body.decode()
     except UnicodeDecodeError as error:
         raise complaints.not_utf8(error.start) from None
-    reading = _Reading()
+    reading = _Reading(body)
     parser = reading.parser
     try:
         parser.Parse(body, True)
@@ -74,8 +74,10 @@ def read_xml(body: bytes, release: Release | None) -> Header:
 class _Reading:
     """One pass over one document."""
 
-    def __init__(self) -> None:
-        self.stack: list[Node | None] = []  # the open elements; None where nothing is collected
+    def __init__(self, body: bytes) -> None:
+        self.stack: list[Node] = []  # the open elements that are collected
+        self.skipped = 0  # the open ones inside them that are not
+        self.includes = XINCLUDE.encode() in body  # or else what is skipped need not be looked at
         self.bundle = Node("Bundle", {})
         self.first: Node | None = None  # entry[0]
         self.message: wire.MessageHeader | None = None
@@ -90,25 +92,28 @@ class _Reading:
 
     def start(self, qualified: str, attributes: dict[str, str]) -> None:
         depth = len(self.stack)
-        if depth == wire.DEPTH:
+        if depth + self.skipped >= wire.DEPTH:
             raise complaints.too_deep()
+        if self.skipped and not self.includes:
+            self.skipped += 1
+            return
         namespace, _, name = qualified.rpartition(" ")
+        node = None
         if namespace != FHIR:
             self.foreign(namespace, depth)
-            node = None
         elif depth == 0:
             if name != "Bundle":
                 raise complaints.not_a_bundle(name)
             node = self.bundle
-        else:
+        elif not self.skipped:
             node = self.collected(name, attributes, depth)
-        self.stack.append(node)
+        if node is None:
+            self.skipped += 1
+        else:
+            self.stack.append(node)
 
     def collected(self, name: str, attributes: dict[str, str], depth: int) -> Node | None:
-        """The node for an element whose parent is collected and which is read."""
-        parent = self.stack[-1]
-        if parent is None:
-            return None
+        """The node for an element that is read; None for one that is not, with all that is in it."""
         if depth == 1:
             if name not in OF_BUNDLE or (name == "entry" and self.first is not None and not self.wanted):
                 return None
@@ -121,18 +126,18 @@ class _Reading:
                     raise complaints.written_twice("Bundle", name)
                 self.bundle.children.append(node)
             return node
-        if self.stack[1] is not self.first and self.stack[1].name == "entry":  # type: ignore[union-attr]
+        if self.stack[1].name == "entry" and self.stack[1] is not self.first:
             if depth == 4 and name not in OF_OTHERS:
                 return None
         elif self.parser.CurrentByteIndex - self.starts > wire.HEADER_BYTES:
             raise complaints.header_too_large()
         node = Node(name, attributes)
-        parent.children.append(node)
+        self.stack[-1].children.append(node)
         return node
 
     def foreign(self, namespace: str, depth: int) -> None:
         """Other namespaces: the narrative's is at home in FHIR; the rest only where nobody here reads it."""
-        read_here = depth < 2 or (self.stack[1] is not None and self.stack[1] is self.first)
+        read_here = not self.skipped and (depth < 2 or self.stack[1] is self.first)
         if namespace == XINCLUDE or depth == 0 or (read_here and namespace != XHTML):
             where = "The root" if depth == 0 else "An element"
             raise MessageInvalid(
@@ -142,8 +147,11 @@ class _Reading:
             )
 
     def end(self, _: str) -> None:
+        if self.skipped:
+            self.skipped -= 1
+            return
         node = self.stack.pop()
-        if node is None or node.name != "entry" or len(self.stack) != 1:
+        if node.name != "entry" or len(self.stack) != 1:
             return
         if node is self.first:
             self.message = self.read_first(node)

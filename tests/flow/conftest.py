@@ -1,0 +1,41 @@
+"""The in-process broker of the flow's tests."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flow_post import Post
+
+from broker.flow import deliver
+
+Opened = Callable[..., Awaitable[Post]]
+
+
+@pytest.fixture(autouse=True)
+def _schedule_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deliver, "TICK", 0.002)
+
+
+@pytest.fixture
+async def opened(tmp_path: Path) -> AsyncIterator[Opened]:
+    """Builds brokers on one file, as often as asked; what runs at the end is stopped."""
+    posts: list[Post] = []
+
+    async def opened(**more: Any) -> Post:
+        post = await Post(tmp_path / "broker.db", **more).start()
+        posts.append(post)
+        return post
+
+    yield opened
+    for post in posts:
+        if not post._running.done():
+            post.script.let_go()
+            await post.stop()
+
+
+@pytest.fixture
+async def post(opened: Opened) -> Post:
+    return await opened()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -45,6 +46,7 @@ from broker.web import Runner, application
 log = structlog.get_logger("broker")
 
 WATCH_DIRECTORY = timedelta(seconds=1)  # how often files of the directory are looked at
+COLLECT = (20_000, 20, 20)  # a message makes some hundred objects that its end frees without the collector
 DRAIN = 20.0  # seconds that attempts under way are given; systemd's TimeoutStopSec is longer
 
 
@@ -145,6 +147,7 @@ class Broker:
         add_fhir(
             app, here=self.here, store=self.store, followers=self.followers, directory=self._snapshot,
             withdraw=self.accepting.withdraw,
+            reliable_cache_minutes=int(settings.store.retention.identity.total_seconds() // 60),
         )  # fmt: skip
         add_health(app, self.health)
         http = settings.channels.get("http")
@@ -271,6 +274,9 @@ async def run(settings: Settings, *, env: Mapping[str, str] = os.environ) -> Non
     manager = ServiceManager.of(env)
     broker = Broker(settings)
     await broker.start()
+    gc.collect()
+    gc.freeze()  # what is there now stays; the collector need not look at it again and again
+    gc.set_threshold(*COLLECT)
     where = " ".join(f"{name}={address}" for name, address in broker.listening.items())
     log.info("listening", version=__version__, **broker.listening)
     if settings.insecure:
@@ -286,5 +292,3 @@ async def run(settings: Settings, *, env: Mapping[str, str] = os.environ) -> Non
         watchdog.cancel()
     manager.close()
     log.info("stopped")
-
-

@@ -110,6 +110,10 @@ def pinned_release(request: web.Request) -> Release | None:
     return PINNED.get(path[len(base) :].partition("/")[0]) if path.startswith(base) else None
 
 
+# What nearly every client of `$process-message` sends, if anything.
+_PLAIN = {"async=true": [("async", "true")], "async=false": [("async", "false")]}
+
+
 def parameters(request: web.Request) -> list[tuple[str, str]]:
     """The query, decoded once; a raw `+` stays one: `_format=application/fhir+xml` and instants have it (M-63)."""
     raw = request.rel_url.raw_query_string

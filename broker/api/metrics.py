@@ -21,6 +21,8 @@ PREFIX = "fhir_broker"
 FRESH = 1.0  # seconds that what the store counted is good for; scrapers in a crowd cost it one question
 MOST_LANES = 500  # label values; of more, the rest is summed up, so that a wild directory does not grow the scrape
 OTHERS = "(others)"
+NO_LANE = "(no address)"  # what is known and cannot be reached now
+DEFAULTS = "(defaults)"  # the route of what no rule matched; an empty label would be none
 ATTEMPT = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)  # seconds
 COMMIT = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)  # seconds
 
@@ -67,10 +69,10 @@ class Metrics:
         self._durations.child(channel).observe(seconds)
 
     def delivered(self, channel: str, route: str) -> None:
-        self._delivered.child(channel, route).inc()
+        self._delivered.child(channel, route or DEFAULTS).inc()
 
     def died(self, route: str, error: str) -> None:
-        self._died.child(route, error).inc()
+        self._died.child(route or DEFAULTS, error).inc()
 
     def responded(self, fate: str) -> None:
         self._responses.child(fate).inc()
@@ -158,7 +160,7 @@ class Standing:
         age: dict[str, float] = {}
         now = self._now()
         for one in sorted(self._waiting, key=lambda waiting: -waiting.count):
-            name = one.lane if len(depth) < MOST_LANES else OTHERS
+            name = (one.lane or NO_LANE) if len(depth) < MOST_LANES else OTHERS
             depth[name] = depth.get(name, 0) + one.count
             since = max((now - (one.oldest or one.due)).total_seconds(), 0.0)
             age[name] = max(age.get(name, 0.0), since)

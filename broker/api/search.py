@@ -98,7 +98,7 @@ def _filter(asked: Parameters) -> Filter:
         response_id=_forms(asked.any_of("message.response-id")),
         response_missing=None if missing is None else missing == "true",
         response_code=_codes(asked.any_of("message.code")),
-        identifier=_identifiers(asked.any_of("identifier")),
+        identifier=_forms(asked.any_of("identifier")),
         since=since,
         until=until,
     )
@@ -123,12 +123,6 @@ def _forms(values: tuple[str, ...]) -> tuple[str, ...]:
             for one in dict.fromkeys((bare, bare.lower())):
                 forms |= dict.fromkeys((one, UUID + one, f"{URI_SYSTEM}|{UUID}{one}"))
     return tuple(forms)
-
-
-def _identifiers(values: tuple[str, ...]) -> tuple[str, ...]:
-    # From R5 on the identifier is the identity, and the store knows it under the key of that kind (M-20).
-    forms = _forms(values)
-    return (*forms, *(f"identifier:{form}" for form in forms))
 
 
 def _whole(summary: str | None) -> tuple[Problem, ...]:

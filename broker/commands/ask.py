@@ -77,7 +77,7 @@ def _read(status: int, body: bytes) -> Any:
         value = orjson.loads(body)
     except orjson.JSONDecodeError:
         value = None
-    if status < 400 and value is not None:
+    if 200 <= status <= 300 and isinstance(value, dict):
         return value
     error = value.get("error") if isinstance(value, dict) else None
     if not isinstance(error, dict):

@@ -117,4 +117,4 @@ def _delivery(one: dict[str, Any]) -> Iterator[Line]:
 
 def _entry(entry: dict[str, Any], numbered: bool) -> str:
     number = f"[{entry['delivery']}] " if numbered and entry["delivery"] else ""
-    return f"  {at(entry['at'])}  {entry['what']:<12} {number}{entry['text']}"
+    return f"  {at(entry['at'])}  {entry['what']:<16} {number}{entry['text']}"

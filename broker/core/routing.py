@@ -56,6 +56,11 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     decisions: tuple[Decision, ...]
     accepted: tuple[Decision, ...]  # those of them that are no refusal
 
+    @classmethod
+    def of(cls, decisions: tuple[Decision, ...]) -> Route:
+        accepted = tuple([decision for decision in decisions if decision.problem is None])
+        return cls(decisions=decisions, accepted=accepted)
+
     @property
     def problems(self) -> tuple[Problem, ...]:
         """Of the destinations that are refused."""
@@ -99,10 +104,7 @@ def decide(
     witness: Witness | None = None,
 ) -> Route:
     """One decision per destination; rules are matched once for each, or once with none where none is named."""
-    decisions = _Deciding(question, rules, directory, defaults, witness).all()
-    return Route(
-        decisions=decisions, accepted=tuple([decision for decision in decisions if decision.problem is None])
-    )
+    return Route.of(_Deciding(question, rules, directory, defaults, witness).all())
 
 
 def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from logging import DEBUG
 
 import msgspec
 import structlog
@@ -16,7 +17,7 @@ from broker.core.answer import Answer, AnswerKind, Receipt
 from broker.core.answering import caller_waits, wants_silence
 from broker.core.delivery import State
 from broker.core.identity import quotable_ids
-from broker.core.outcome import RefusedByRule, StoreUnavailable
+from broker.core.outcome import RefusedByRule
 from broker.core.policy import Expects, OnTimeout, Policy
 from broker.core.resolution import Whereabouts
 from broker.core.routing import Decision, Question, Route, RuleSet, decide
@@ -76,7 +77,7 @@ class Accepting:
         now = self._here.now()
         route, new = await self._decide(letter, now)
         await self._validate(letter, route)
-        kept = await self._keep(new)
+        kept = await self._keep(letter, new, route)
         if isinstance(kept, Copy):
             return await self._copy(letter, route, new, kept)
         self._meter.accepted(letter.arrival.channel)
@@ -98,7 +99,9 @@ class Accepting:
             return route, self._responding.response(letter, answering, route, now=now)
         if route.is_refused:
             raise route.refusal()
-        deliveries = self._planning.deliveries(route.accepted, letter.message, now=now)
+        route, deliveries = self._planning.deliveries(route, letter.message, now=now)
+        if route.is_refused:
+            raise route.refusal()
         return route, self._new(letter, deliveries, route)
 
     def _route(self, letter: Letter, now: datetime) -> Route:
@@ -136,13 +139,20 @@ class Accepting:
             deliveries=deliveries,
         )
 
-    async def _keep(self, new: NewMessage) -> Kept | Copy:
+    async def _keep(self, letter: Letter, new: NewMessage, route: Route) -> Kept | Copy:
+        future = self._store.accept(new)
         try:
-            return await self._store.accept(new)
-        except StoreError as error:
-            raise StoreUnavailable(
-                "the message could not be stored; send it again later", retry_after=10, diagnostics=str(error)
-            ) from error
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:  # the caller has gone; what is kept sets out without it
+            future.add_done_callback(lambda done: self._kept_alone(letter, new, route, done))
+            raise
+
+    def _kept_alone(self, letter: Letter, new: NewMessage, route: Route, done: asyncio.Future[Kept | Copy]) -> None:
+        if done.cancelled() or done.exception() is not None:
+            return
+        kept = done.result()
+        if isinstance(kept, Kept):
+            self._set_out(letter, kept, new, route, None)
 
     def _receipt(self, position: int, letter: Letter, route: Route, *, duplicate: bool = False) -> Receipt:
         """What the sender gets; it names the destinations that cannot be reached, since each of them gets a bounce."""
@@ -151,17 +161,19 @@ class Accepting:
         return Receipt(message_id=self._here.ids.of(position), position=position, duplicate=duplicate, notes=notes)
 
     def _log(self, letter: Letter, receipt: Receipt, new: NewMessage) -> None:
-        log.info(
-            "accepted",
-            id=receipt.message_id,
-            channel=letter.arrival.channel,
-            peer=letter.arrival.peer.address,
-            message_event=str(letter.header.event),
-            source=letter.message.source,
-            destinations=[delivery.destination for delivery in new.deliveries],
-            bytes=len(letter.body),
-            fate=new.message.fate.name.lower(),
-        )
+        """The ordinary case, told only where somebody looks for it: traces and metrics have it anyway."""
+        if log.is_enabled_for(DEBUG):
+            log.debug(
+                "accepted",
+                id=receipt.message_id,
+                channel=letter.arrival.channel,
+                peer=letter.arrival.peer.address,
+                message_event=str(letter.header.event),
+                source=letter.message.source,
+                destinations=[delivery.destination for delivery in new.deliveries],
+                size=len(letter.body),
+                fate=new.message.fate.name.lower(),
+            )
 
     # -- what follows from the commit
 
@@ -207,7 +219,7 @@ class Accepting:
             silence=silence,
             asked_to_wait=asked.wait is not None,
             response_demanded=any(policy.sync.expects is Expects.RESPONSE for policy in policies),
-            destinations=len(deliveries),
+            destinations=len({delivery.destination for delivery in deliveries}),
             all_store_and_forward=all(
                 self._stores_and_forwards(delivery.address) for delivery in deliveries if delivery.address
             )
@@ -227,13 +239,12 @@ class Accepting:
         self._callers.enter(caller)
         return caller
 
-    @staticmethod
-    def _wait(letter: Letter, policies: Sequence[Policy]) -> timedelta:
+    def _wait(self, letter: Letter, policies: Sequence[Policy]) -> timedelta:
         """How long the caller is kept: what it asks for, what its envelope leaves, at most the rule's longest."""
         asked = letter.arrival.asked.wait
         wait = min(min(asked, policy.sync.longest) if asked is not None else policy.sync.wait for policy in policies)
         left = letter.arrival.envelope.timeleft
-        if left is not None:
+        if left is not None and self._here.steers(letter.message.party):
             wait = min(wait, timedelta(milliseconds=max(left - 50, 0)))
         return wait
 
@@ -258,14 +269,20 @@ class Accepting:
         self._callers.leave(caller)
         if not caller.refuses:
             return Answer(kind=AnswerKind.KEPT, receipt=caller.receipt)
-        left = not await self.withdraw(caller.position, "the caller's wait is over, and the rule says to refuse then")
+        try:
+            left = not await self.withdraw(
+                caller.position, "the caller's wait is over, and the rule says to refuse then"
+            )
+        except StoreError as error:  # it could not be withdrawn, so that it is kept
+            log.warning("not withdrawn", id=caller.receipt.message_id, error=str(error))
+            return Answer(kind=AnswerKind.KEPT, receipt=caller.receipt)
         return Answer(kind=AnswerKind.WITHDRAWN, receipt=caller.receipt, left=left)
 
     async def withdraw(self, position: int, why: str) -> bool:
         """Withdraws what has not left; says whether that was everything."""
         under_way = self._delivering.forget(position)
-        numbers = await self._store.withdraw(position, self._here.now(), why, under_way)
-        return len(numbers) == len(await self._store.deliveries(position))
+        await self._store.withdraw(position, self._here.now(), why, under_way)
+        return all(delivery.state is State.WITHDRAWN for delivery in await self._store.deliveries(position))
 
     # -- copies
 
@@ -302,7 +319,7 @@ class Accepting:
         # `reused_id: accept` makes the bytes part of the identity; `duplicates: forward` sends each copy on as its own
         key = f"{letter.identity.key}\n{letter.sha256.hex()}" if not same else None
         new = msgspec.structs.replace(new, identity=key, exclusive=None, quotes=(*new.quotes, letter.identity.key))
-        kept = await self._keep(new)
+        kept = await self._keep(letter, new, route)
         if isinstance(kept, Copy):
             return await self._copy(letter, route, new, kept)
         self._meter.accepted(letter.arrival.channel)
@@ -315,7 +332,7 @@ class Accepting:
         """A copy that names a destination the message did not have yet adds that delivery."""
         if new.answers is not None:
             return ()
-        numbers = await self._store.add(position, new.deliveries)
+        numbers = await self._store.add(position, new.deliveries)  # one that was withdrawn sets out again
         added = [(number, delivery) for number, delivery in zip(numbers, new.deliveries, strict=True) if number]
         if added:
             more = msgspec.structs.replace(new, deliveries=tuple(delivery for _, delivery in added))
@@ -334,10 +351,15 @@ class Accepting:
         if caller is None:
             return Answer(kind=AnswerKind.ACCEPTED, receipt=receipt)
         for delivery in await self._store.deliveries(receipt.position):
-            if delivery.state is not State.WAITING and not (caller.listens_on and delivery.outcome is None):
+            if delivery.outcome is not None:
                 caller.ends[delivery.number] = delivery.outcome
-            else:
+            elif delivery.state is State.WAITING or caller.listens_on:
                 caller.expect((delivery.number,))
+            else:
+                caller.ends.pop(delivery.number, None)  # in a mailbox, or withdrawn: it has no further end
+        if not caller.ends:
+            self._callers.leave(caller)
+            return Answer(kind=AnswerKind.ACCEPTED, receipt=receipt)
         caller.look()
         if not caller.answer.done():  # the response may have come between the two looks
             stored = await self._responding.stored_response(receipt)

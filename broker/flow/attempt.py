@@ -93,14 +93,14 @@ def refused(position: int, deliveries: Sequence[Delivery], result: Refused, step
     )
 
 
-def deferred(position: int, delivery: Delivery, result: Deferred, step: Step, *, here: Here) -> End:
+def deferred(position: int, delivery: Delivery, result: Deferred, step: Step, *, now: datetime, dice: float) -> End:
     """Tried again in time, or given up where that would be past the expiry."""
     due = next_attempt(
         delivery.attempts + 1,
-        now=here.now(),
+        now=now,
         expiry=delivery.expiry,
         retry=delivery.policy.retry,
-        dice=here.dice(),
+        dice=dice,
         asked=result.retry_after,
     )
     if due is None:

@@ -63,14 +63,14 @@ class Callers:
         return sum(map(len, self._waiting.values()))
 
     def ended(self, position: int, numbers: Iterable[int], outcome: Outcome) -> bool:
-        """Deliveries have ended; says whether anybody who waited was told of it, now or by the rest."""
+        """Deliveries have ended; says whether anybody who waited is told now that all of it was refused."""
         told = False
+        numbers = tuple(numbers)
         for caller in tuple(self._waiting.get(position, ())):
             if not caller.answer.done():
-                for number in numbers:
-                    caller.ends[number] = outcome
+                caller.ends.update(dict.fromkeys(numbers, outcome))
                 caller.look()
-                told = True
+                told |= caller.answer.done() and caller.answer.result().kind is AnswerKind.REFUSED
         return told
 
     def respond(self, position: int, body: bytes, media_type: str) -> bool:

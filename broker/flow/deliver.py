@@ -14,6 +14,7 @@ from typing import Protocol
 import structlog
 
 from broker.channel import Arrival, Deferred, Delivered, Peer, Refused
+from broker.core.addressing import name_key
 from broker.core.delivery import Event, State, Step
 from broker.core.fhir.header import Header
 from broker.core.fhir.media import media_type
@@ -239,12 +240,20 @@ class Delivering:
             body = parcel.body if parcel.body is not None else await self._store.body(parcel.position)
             if body is None:
                 log.error("no body", id=self._here.ids.of(parcel.position))
+                self._leave(lane, parcel)
                 return
             await self._send(lane, parcel, deliveries, body)
         except (StoreError, OSError) as error:
             log.warning("attempt not made", lane=lane.name, error=str(error))
-            lane.settled(parcel.position, tuple(d.number for d in parcel.deliveries))
-            lane.due_at(self._here.now() + timedelta(seconds=5))
+            self._leave(lane, parcel)
+        except Exception:  # a bug costs this delivery a delay, and the lane nothing
+            log.exception("attempt failed", lane=lane.name, id=self._here.ids.of(parcel.position))
+            self._leave(lane, parcel)
+
+    def _leave(self, lane: Lane, parcel: Parcel) -> None:
+        """Back to the store, where it is found once its claim is over."""
+        lane.settled(parcel.position, tuple(d.number for d in parcel.deliveries))
+        lane.due_at(self._here.now() + timedelta(seconds=5))
 
     def _in_time(self, parcel: Parcel, now: datetime) -> list[Delivery]:
         """Those that are still worth something; the others end here, and are never sent."""
@@ -270,6 +279,8 @@ class Delivering:
         here = []
         for delivery in deliveries:
             address, reason = self._address(delivery, parcel.message, directory, now)
+            if address is not None and not is_mailbox(address) and not self._lane_name(address):
+                address, reason = None, "no channel that runs carries its address"
             if address is None:
                 self._put_back(lane, delivery, attempts.held(parcel.position, delivery, now=now, reason=reason))
             elif self._lane_name(address) != lane.name or is_mailbox(address):
@@ -325,11 +336,12 @@ class Delivering:
             lane="", mailbox=mailbox, attempted=False,
         )  # fmt: skip
         self._put_back(lane, delivery, change)
-        self._followers.wake(mailbox, parcel.position)
 
     def _put_back(self, lane: Lane, delivery: Delivery, change: Change, to: str | None = None) -> None:
         def written(_future: asyncio.Future[Settled]) -> None:
             lane.settled(delivery.position, (delivery.number,))
+            if change.mailbox is not None:
+                self._followers.wake(change.mailbox, delivery.position)
             if change.state is State.WAITING and change.due is not None:
                 self.lane(lane.name if to is None else to).due_at(change.due)
                 self._poke.set()
@@ -382,13 +394,10 @@ class Delivering:
                 lane.trouble(result.note)
             else:
                 lane.fine()
+            now, dice = self._here.now(), self._here.dice()  # once for all: what left together leaves together again
             for delivery in deliveries:
-                self._settle(
-                    lane,
-                    [delivery],
-                    parcel.message,
-                    attempts.deferred(position, delivery, result, step, here=self._here),
-                )
+                end = attempts.deferred(position, delivery, result, step, now=now, dice=dice)
+                self._settle(lane, [delivery], parcel.message, end)
             return
         lane.fine()
         if isinstance(result, Refused):
@@ -414,8 +423,9 @@ class Delivering:
         except Refusal as refusal:
             return None, f"{result.note}; its answer is no message that we can read: {refusal}"
         message = self._arrived(header, deliveries[0], result)
+        source = name_key(header.source) if header.source else ""
         number = next(
-            (d.number for d in deliveries if d.destination and d.destination == header.source), deliveries[0].number
+            (d.number for d in deliveries if d.destination and name_key(d.destination) == source), deliveries[0].number
         )
         return self.answers.in_exchange(message, result.body, parcel.message, (parcel.position, number)), ""
 
@@ -470,6 +480,7 @@ class Delivering:
         lane.settled(position, numbers)
         if done.cancelled() or done.exception() is not None:
             log.error("an attempt's end could not be written", id=self._here.ids.of(position))
+            lane.due_at(self._here.now() + CLAIMED_FOR)
             return
         settled = done.result()
         if end.outcome is None:

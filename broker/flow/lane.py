@@ -218,4 +218,6 @@ class Lane:
         """Whether the store has something for this lane that may be tried now."""
         if self.next_due is None or self.next_due > now:
             return False
-        return self.has_room and (self.is_open or now >= (self.closed_until or now))
+        if self.closed_until is None:
+            return self.has_room
+        return now >= self.closed_until and not self.known  # one probe at a time

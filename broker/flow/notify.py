@@ -44,7 +44,6 @@ class Followers:
     def wake_all(self) -> None:
         """The broker stops: nobody is kept waiting."""
         self.stopped = True
-        self.stopped = True
         for events in self._mailboxes.values():
             for event in events:
                 event.set()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
+import msgspec
+
 from broker.core.addressing import name_key
 from broker.core.answering import looks_for_response
 from broker.core.delivery import AnswerState, State
@@ -12,7 +14,7 @@ from broker.core.fhir.header import Header
 from broker.core.message import Message
 from broker.core.outcome import NoRoute, Who
 from broker.core.policy import Policy
-from broker.core.routing import Decision
+from broker.core.routing import Decision, Route
 from broker.plugins import MAILBOX, Channels, is_mailbox
 from broker.store import NewDelivery
 
@@ -22,9 +24,19 @@ class Planning:
         self._channels = channels
         self._is_open = is_open  # whether a lane is open: of several addresses the first that works is taken
 
-    def deliveries(self, decisions: Sequence[Decision], message: Message, *, now: datetime) -> tuple[NewDelivery, ...]:
-        """Raises NoRoute for an address that no channel of ours can use."""
-        return tuple(planned for decision in decisions for planned in self._for_destination(decision, message, now=now))
+    def deliveries(self, route: Route, message: Message, *, now: datetime) -> tuple[Route, tuple[NewDelivery, ...]]:
+        """The deliveries of a route; an address that no channel of ours can use refuses its own destination only."""
+        planned: list[NewDelivery] = []
+        decisions = list(route.decisions)
+        for place, decision in enumerate(decisions):
+            if decision.problem is not None:
+                continue
+            try:
+                planned += self._for_destination(decision, message, now=now)
+            except NoRoute as refusal:
+                decisions[place] = msgspec.structs.replace(decision, problem=refusal.problem)
+                route = Route.of(tuple(decisions))
+        return route, tuple(planned)
 
     def _for_destination(self, decision: Decision, message: Message, *, now: datetime) -> list[NewDelivery]:
         name = decision.destination or ""
@@ -44,10 +56,18 @@ class Planning:
 
     def choose(self, addresses: Sequence[str]) -> str:
         """The first whose peer is reachable as far as we know; the first of all where none is."""
-        for address in addresses:
+        usable = [address for address in addresses if self.can_use(address)]
+        for address in usable:
             if is_mailbox(address) or self._is_open(self._channels.lane_of(address)):
                 return address
-        return addresses[0]
+        return (*usable, *addresses)[0]
+
+    def can_use(self, address: str) -> bool:
+        """Whether one of the channels that run carries it."""
+        try:
+            return is_mailbox(address) or bool(self._channels.lane_of(address))
+        except ValueError:
+            return False
 
     def to(
         self,

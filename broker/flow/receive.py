@@ -36,6 +36,7 @@ from broker.flow.callers import Caller
 from broker.flow.here import Here
 from broker.flow.letter import Letter, message_of
 from broker.flow.meter import Meter
+from broker.store import StoreError
 
 log = structlog.get_logger("broker.receive")
 
@@ -80,7 +81,7 @@ class Receiving:
         try:
             with self._room(len(arrival.body)):
                 letter = await self._open(arrival)
-                taken = await self._accepting.take(letter)
+                taken = await self._take(letter)
         except Refusal as refusal:
             self._meter.refused(arrival.channel, refusal.problem.id)
             log.info(
@@ -92,6 +93,14 @@ class Receiving:
             )
             raise
         return await self._accepting.wait(taken) if isinstance(taken, Caller) else taken
+
+    async def _take(self, letter: Letter) -> Answer | Caller:
+        try:
+            return await self._accepting.take(letter)
+        except StoreError as error:
+            raise StoreUnavailable(
+                "the message could not be stored; send it again later", retry_after=10, diagnostics=str(error)
+            ) from error
 
     @contextmanager
     def _room(self, size: int) -> Iterator[None]:

@@ -203,18 +203,22 @@ class Responding:
 
     def _address_back(self, request: Message) -> tuple[str | None, Resolution | None]:
         """Where a response goes, and the directory's word for it where it came from there."""
-        if request.response_url is not None:
+        if request.response_url is not None and self._planning.can_use(request.response_url):
             return request.response_url, None
         if request.source is not None:
             found = self._look_up(request.source)
             # the default gateway is for strangers' names, and who sends through us is none
-            if found.addresses and found.state is Standing.USE and found.how is not How.DEFAULT:
+            if self._leads_back(found) and found.how is not How.DEFAULT:
                 return self._planning.choose(found.addresses), found
         if request.envelope.via:
             found = self._look_up(request.envelope.via[-1])
-            if found.addresses and found.state is Standing.USE:
+            if self._leads_back(found):
                 return self._planning.choose(found.addresses), None
         return (MAILBOX if request.source is not None else None), None
+
+    def _leads_back(self, found: Resolution) -> bool:
+        # where no channel carries the address, the next way is taken: a response is never lost for it
+        return found.state is Standing.USE and any(map(self._planning.can_use, found.addresses))
 
     # -- after the commit
 

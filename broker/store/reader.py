@@ -23,15 +23,16 @@ from broker.store import (
     Waiting,
 )
 from broker.store.bodies import Bodies
+from broker.store.claims import Claims
 from broker.store.rows import DELIVERY, STORED, Policies, delivery_of, id_digest, micros, moment, stored_of
-
 
 class Reader:
     """One connection that only reads, with what it remembers."""
 
-    def __init__(self, db: sqlite3.Connection, bodies: Bodies) -> None:
+    def __init__(self, db: sqlite3.Connection, bodies: Bodies, claims: Claims) -> None:
         self.db = db
         self.bodies = bodies
+        self.claims = claims
         self.policies = Policies(db)
         db.execute("PRAGMA query_only = 1")
 
@@ -79,6 +80,7 @@ def find(reader: Reader, ids: Sequence[str], limit: int) -> tuple[int, ...]:
     """Positions of the messages that carry one of these ids, newest first."""
     found: set[int] = set()
     for text in ids:
+        found.update(reader.claims.remembered(id_digest(text)))
         rows = reader.db.execute(
             "SELECT position FROM claim WHERE id = ? ORDER BY position DESC LIMIT ?", (id_digest(text), limit)
         )
@@ -146,6 +148,7 @@ def read(
     order, bound = ("DESC", "<") if newest_first else ("ASC", ">")
     at = "m.position" if mailbox is None else "l.position"
     after = after if after or not newest_first else 1 << 62
+    end = _end(reader, mailbox)
     rows = reader.db.execute(
         f"SELECT m.position, m.accepted, m.media, m.format, m.release, m.body, m.file FROM {tables}"
         f" WHERE {at} {bound} ? AND {where} AND (m.body IS NOT NULL OR m.file IS NOT NULL)"
@@ -169,9 +172,21 @@ def read(
                 release=Release(row[4]), body=content,
             )
         )  # fmt: skip
+    if not more and not newest_first:  # what did not fit need not be looked through again
+        reached = max(reached, end)
     return MailboxPage(
         entries=tuple(entries), reached=reached, more=more, first_left=_gone(reader, mailbox, after, newest_first)
     )
+
+
+def _end(reader: Reader, mailbox: str | None) -> int:
+    """The last position of a mailbox, asked before a page is read: nothing that the page did not see lies below."""
+    if mailbox is None:
+        sql, values = "SELECT max(position) FROM message", tuple[str, ...]()
+    else:
+        sql = "SELECT max(position) FROM mail WHERE mailbox = (SELECT id FROM mailbox WHERE key = ?)"
+        values = (mailbox,)
+    return int(reader.db.execute(sql, values).fetchone()[0] or 0)
 
 
 def _gone(reader: Reader, mailbox: str | None, after: int, newest_first: bool) -> int | None:
@@ -189,7 +204,8 @@ def _gone(reader: Reader, mailbox: str | None, after: int, newest_first: bool) -
 
 def count(reader: Reader, mailbox: str | None, wanted: Filter) -> int:
     tables, where, values = _where(mailbox, wanted)
-    row = reader.db.execute(f"SELECT count(*) FROM {tables} WHERE {where}", values).fetchone()
+    kept = "(m.body IS NOT NULL OR m.file IS NOT NULL)"
+    row = reader.db.execute(f"SELECT count(*) FROM {tables} WHERE {where} AND {kept}", values).fetchone()
     return int(row[0])
 
 
@@ -215,9 +231,10 @@ def _where(mailbox: str | None, wanted: Filter) -> tuple[str, str, list[Any]]:
     if wanted.response_missing is not None:
         terms.append(f"m.quoted IS {'' if wanted.response_missing else 'NOT '}NULL")
     if wanted.identifier:
-        claims = ", ".join("?" * len(wanted.identifier))
-        terms.append(f"m.position IN (SELECT position FROM claim WHERE id IN ({claims}))")
-        values += [id_digest(text) for text in wanted.identifier]
+        system, value = (f"json_extract(m.about, '$.header.bundle_identifier.{part}')" for part in ("system", "value"))
+        one = f"{value} = ? OR {system} || '|' || {value} = ?"
+        terms.append("(" + " OR ".join([one] * len(wanted.identifier)) + ")")
+        values += [text for text in wanted.identifier for _ in range(2)]
     if wanted.response_code:
         codes = ", ".join("?" * len(wanted.response_code))
         terms.append(f"json_extract(m.about, '$.header.response.code') IN ({codes})")

@@ -26,6 +26,7 @@ CREATE TABLE message (
     release  TEXT NOT NULL,
     digest   BLOB NOT NULL,
     about    BLOB NOT NULL,      -- core.message.Message
+    claims   BLOB,               -- store.claims: the ids by which it is found
     file     TEXT,               -- where the body is, if not here
     body     BLOB
 );

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import shutil
+import sqlite3
 import threading
 import time
 from asyncio import Future
@@ -69,14 +70,23 @@ class SqliteStore:
         try:
             prepare(db, secrets.token_bytes(32))
             self._key: bytes = db.execute("SELECT value FROM meta WHERE name = 'key'").fetchone()[0]
+            self.bodies = Bodies(path.with_name(path.name + ".bodies"))
+            self._remove_orphans(db)
         finally:
             db.close()
-        self.bodies = Bodies(path.with_name(path.name + ".bodies"))
         self._loop = asyncio.get_running_loop()
         self._writer = Writer(path, self._loop, clock=lambda: micros(now()), committed=committed)
         self._local = threading.local()
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="store-reader")
         self._files = ThreadPoolExecutor(READERS, thread_name_prefix="store-files")
+
+    def _remove_orphans(self, db: sqlite3.Connection) -> None:
+        """A crash between a body and the row that would name it leaves a file that nobody will ever read."""
+        names = self.bodies.names()
+        if names:
+            names -= {row[0] for row in db.execute("SELECT file FROM message WHERE file IS NOT NULL")}
+        for name in names:
+            self.bodies.remove(name)
 
     @property
     def key(self) -> bytes:
@@ -165,19 +175,31 @@ class SqliteStore:
                 if not future.done():
                     future.set_exception(StoreError(f"the body cannot be written: {error}"))
                 return
+            future.add_done_callback(partial(self._tidy, written.result()))
             self._writer.put(Job(operation(written.result()), future, must=must))
 
         written.add_done_callback(then)
         return future
 
+    def _tidy(self, file: str, done: Future[Any]) -> None:
+        """A file that no row came to name goes; where that is not known, it goes at the next start."""
+        if done.cancelled():
+            return
+        result = done.result() if done.exception() is None else None
+        if not isinstance(result.came if isinstance(result, Settled) else result, Kept):
+            self._files.submit(self.bodies.remove, file)
+
     # -- reading
 
     async def _read(self, function: Callable[..., T], *arguments: Any) -> T:
-        return await self._loop.run_in_executor(self._readers, self._on_reader, function, arguments)
+        try:
+            return await self._loop.run_in_executor(self._readers, self._on_reader, function, arguments)
+        except sqlite3.Error as error:
+            raise StoreError(f"the store cannot be read: {error}") from error
 
     def _on_reader(self, function: Callable[..., T], arguments: tuple[Any, ...]) -> T:
         if not hasattr(self._local, "reader"):
-            self._local.reader = Reader(connect(self._path), self.bodies)
+            self._local.reader = Reader(connect(self._path), self.bodies, self._writer.claims)
         return function(self._local.reader, *arguments)
 
     async def stored(self, position: int) -> Stored | None:

@@ -17,6 +17,7 @@ from broker.core.fhir.header import Header
 from broker.core.message import Fate
 from broker.core.policy import Policy
 from broker.store import Change, Claimed, Copy, Kept, NewDelivery, NewMessage, Note, Settled, Settlement
+from broker.store.claims import Claims, pack
 from broker.store.rows import (
     DELIVERY,
     Policies,
@@ -45,6 +46,7 @@ class Transaction:
         self.last = max(last or 0, int(high[0]) if high else 0)
         self.now = 0  # microseconds; the commit's time, set by the writer for each group
         self.policies = Policies(db)
+        self.claims = Claims(db)
         self.forget()
 
     def forget(self) -> None:
@@ -76,10 +78,9 @@ class Transaction:
         return int(number)
 
 
-INSERT_CLAIM = "INSERT OR IGNORE INTO claim (id, source, tie, position) VALUES (?, ?, ?, ?)"
 INSERT_MESSAGE = (
     "INSERT INTO message (position, accepted, fate, answers, answers_number, event, source, quoted, media, format,"
-    " release, digest, about, file, body) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+    " release, digest, about, claims, file, body) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
 )
 INSERT_DELIVERY = (
     "INSERT INTO delivery (position, number, destination, key, address, lane, state, due, expiry, accepted, policy,"
@@ -91,19 +92,17 @@ def accept(tx: Transaction, new: NewMessage, file: str | None) -> Kept | Copy:
     """Claims the identity and writes message, deliveries and mail; a lost claim writes nothing."""
     position = tx.last + 1
     source = source_digest(new.source_key)
+    rows = []
     for unique in (new.identity, new.exclusive):
-        if unique is None:
-            continue
-        claim = (id_digest(unique), source, 0)
-        if tx.db.execute(INSERT_CLAIM, (*claim, position)).rowcount == 0:
-            first = tx.db.execute("SELECT position FROM claim WHERE id=? AND source=? AND tie=?", claim).fetchone()
-            if unique is new.exclusive:  # the identity was new, and is not taken after all
-                tx.db.execute("DELETE FROM claim WHERE position = ? AND tie = 0 AND id = ? AND source = ?",
-                              (position, id_digest(new.identity or ""), source))  # fmt: skip
-            return Copy(position=first[0], exclusive=unique is new.exclusive)
+        if unique is not None:
+            id = id_digest(unique)
+            first = tx.claims.owner(id, source)
+            if first is not None:
+                return Copy(position=first, exclusive=unique is new.exclusive)
+            rows.append((id, source, 0, position))
+    rows += [(id_digest(quote), source, position, position) for quote in new.quotes]
     tx.last = position
-    for quote in new.quotes:
-        tx.db.execute(INSERT_CLAIM, (id_digest(quote), source, position, position))
+    tx.claims.enter(rows)
     answered = new.answers is not None and _close_answer(tx, new.answers, position)
     message, header = new.message, new.message.header
     fate = message.fate if answered or message.fate is not Fate.ANSWER else Fate.DOUBLE
@@ -112,7 +111,7 @@ def accept(tx: Transaction, new: NewMessage, file: str | None) -> Kept | Copy:
         (
             position, tx.now, fate, *(new.answers or (new.reports_on, None)), str(header.event), new.source_key, _quoted(header),
             message.media_type, header.format.value, header.release.value, new.digest, messages.encode(message),
-            file, None if file else new.body,
+            pack(rows), file, None if file else new.body,
         ),
     )  # fmt: skip
     numbers = _add(tx, position, new.deliveries, {})
@@ -150,9 +149,7 @@ def add(tx: Transaction, position: int, deliveries: Sequence[NewDelivery]) -> tu
     return _add(tx, position, deliveries, taken)
 
 
-def _add(
-    tx: Transaction, position: int, deliveries: Sequence[NewDelivery], taken: dict[str, int]
-) -> tuple[int, ...]:
+def _add(tx: Transaction, position: int, deliveries: Sequence[NewDelivery], taken: dict[str, int]) -> tuple[int, ...]:
     numbers = []
     for delivery in deliveries:
         if delivery.key in taken:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import queue
 import sqlite3
 import threading
@@ -14,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from broker.store import StoreError
+from broker.store.claims import Claims
 from broker.store.transaction import Transaction
 
 log = logging.getLogger("broker.store")
 
 GROUP = 256  # operations in one transaction: beyond, a longer commit costs more than it saves
-WAL_SOFT = 8 << 20  # bytes; from here a checkpoint runs beside the writer
+LOGGED = 16 << 10  # bytes that an operation adds to the log, about: pages of tables and indexes, not only the row
+WAL_SOFT = 16 << 20  # bytes; from here a checkpoint runs beside the writer
 RETRY_FULL = 0.5  # seconds before what must be written is tried again on a full disk
 
 
@@ -47,12 +48,13 @@ class Writer:
         committed: Callable[[float, int], None],
     ) -> None:
         self._path = path
-        self._wal = f"{path}-wal"
+        self._logged = 0  # bytes that went into the log since a checkpoint was asked for, about
         self._loop = loop
         self._clock = clock  # microseconds since 1970
         self._committed = committed  # told of each commit: seconds it took, operations in it
         self._jobs: queue.SimpleQueue[list[Job] | None] = queue.SimpleQueue()
         self._pending: list[Job] = []
+        self._again: list[Job] = []  # what must be written and could not be
         self._checkpoint = threading.Event()
         self._finish = threading.Event()
         self._stopping = threading.Event()
@@ -82,6 +84,10 @@ class Writer:
             self._jobs.put(self._pending)
             self._pending = []
 
+    @property
+    def claims(self) -> Claims:
+        return self._tx.claims
+
     def backlog(self) -> int:
         return len(self._pending) + self._jobs.qsize()
 
@@ -90,6 +96,7 @@ class Writer:
         self._jobs.put(None)
         self._thread.join()
         self._stopping.set()
+        self._checkpoint.set()
         self._checkpointer.join()
         self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._db.close()
@@ -105,7 +112,17 @@ class Writer:
                 self._commit(jobs[start : start + GROUP])
             self._keep_wal_small()
             if ends:
+                self._give_up_rest()
                 return
+            if self._again:  # nothing else would be written now either
+                time.sleep(RETRY_FULL)
+                self._jobs.put(self._again)
+                self._again = []
+
+    def _give_up_rest(self) -> None:
+        """At the end, what still cannot be written is said to be so; it is found as it was at the next start."""
+        error = StoreError("the store is closed")
+        self._tell([(job.future, error, True) for job in self._again])
 
     def _commit(self, group: list[Job]) -> None:
         """One transaction for all; if one of them fails, each in its own, so that a bad one fails alone."""
@@ -127,6 +144,7 @@ class Writer:
                 return
             self._tell([(group[0].future, error, True)])
         else:
+            self._logged += len(group) * LOGGED
             self._committed(time.perf_counter() - started, len(group))
             self._tell([(job.future, job.outcome, False) for job in group])
 
@@ -136,18 +154,21 @@ class Writer:
         db.execute("BEGIN IMMEDIATE")
         for job in group:
             job.outcome = job.operation(tx)
+        tx.claims.put_away()
         db.execute("COMMIT")
+        tx.claims.committed()
+        tx.claims.put_away_committed()
 
     def _rollback(self) -> None:
         if self._db.in_transaction:
             self._db.execute("ROLLBACK")
+        self._tx.claims.rolled_back()
         self._tx.forget()
 
     def _failed(self, job: Job, error: sqlite3.Error) -> None:
-        if job.must and not self._stopping.is_set():
+        if job.must and isinstance(error, sqlite3.OperationalError):  # anything else fails for ever
             log.warning("the store cannot write, trying again: %s", error)
-            time.sleep(RETRY_FULL)
-            self._jobs.put([job])
+            self._again.append(job)
             return
         wrapped = StoreError(f"the store cannot write: {error}")
         wrapped.__cause__ = error
@@ -166,14 +187,9 @@ class Writer:
         if self._finish.is_set():
             self._finish.clear()
             self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
-        elif not self._checkpoint.is_set() and self._wal_size() > WAL_SOFT:
+        elif self._logged > WAL_SOFT and not self._checkpoint.is_set():
+            self._logged = 0
             self._checkpoint.set()
-
-    def _wal_size(self) -> int:
-        try:
-            return os.stat(self._wal).st_size
-        except OSError:
-            return 0
 
     def _run_checkpoints(self) -> None:
         db = connect(self._path)
@@ -206,7 +222,6 @@ def connect(path: Path) -> sqlite3.Connection:
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = FULL")
     db.execute("PRAGMA wal_autocheckpoint = 0")
-    db.execute(f"PRAGMA journal_size_limit = {WAL_SOFT // 2}")
     db.execute("PRAGMA cache_size = -16384")
     db.execute("PRAGMA temp_store = MEMORY")
     db.execute("PRAGMA busy_timeout = 10000")

@@ -103,7 +103,7 @@ async def test_what_the_flow_says_is_counted(desk: Desk) -> None:
     assert seen["dedupe_hits_total", ("http",)] == 1
     assert seen["delivery_attempts_total", ("http", "delivered")] == 1
     assert seen["messages_delivered_total", ("http", "sick notes")] == 1
-    assert seen["deliveries_failed_total", ("", "given-up")] == 1
+    assert seen["deliveries_failed_total", ("given-up", "(defaults)")] == 1
     assert seen["responses_total", ("late",)] == 1
     assert seen["late_responses_total", ()] == 1
     assert seen["delivery_duration_seconds_bucket", ("http", "0.025")] == 1

@@ -121,7 +121,7 @@ async def test_route_says_why_a_message_would_be_refused(desk: Desk) -> None:
 
 async def test_route_refuses_what_is_no_message(desk: Desk) -> None:
     for body, kind, status in (
-        (b"{}", JSON, 400), (b"x", "text/plain", 415), (b"x" * 100_001, JSON, 413), (b"", JSON, 400),
+        (b"{}", JSON, 422), (b"x", "text/plain", 415), (b"x" * 100_001, JSON, 413), (b"", JSON, 422),
     ):  # fmt: skip
         answer = await desk.client.post("/admin/v1/route", data=body, headers={"Content-Type": kind})
         told = await answer.json()

@@ -48,7 +48,7 @@ async def test_why_it_died_stands_in_the_story(desk: Desk) -> None:
 async def test_what_waits_tells_what_is_still_to_come(desk: Desk) -> None:
     position = await desk.accept()
     _, told = await desk.get(f"/messages/{desk.id(position)}")
-    assert [entry["what"] for entry in told["ahead"]] == ["attempt", "answer-time-over", "give-up"]
+    assert [entry["what"] for entry in told["ahead"]] == ["attempt", "give-up", "answer-time-over"]
     assert told["deliveries"][0]["due"] == "2026-11-21T10:00:01Z"
     assert told["deliveries"][0]["answer"] == {
         "state": "open", "by": "2026-11-22T10:00:00Z", "answered_by": None,

@@ -106,10 +106,10 @@ async def test_search_may_be_posted_and_read_as_xml(side: Side) -> None:
 
 
 async def test_unknown_parameters_and_ids_are_told(side: Side) -> None:
-    page = await side.get("/fhir/Endpoint?identifer=x")
+    page = await side.get("/fhir/Endpoint?identifiers=x")
     validated(page.json)
     assert "did you mean identifier?" in page.warnings[0]["details"]["text"]
-    assert (await side.get("/fhir/Endpoint?identifer=x", Prefer="handling=strict")).status == 400
+    assert (await side.get("/fhir/Endpoint?identifiers=x", Prefer="handling=strict")).status == 400
     assert (await side.get("/fhir/Organization?status=active", Prefer="handling=strict")).status == 400
     for path in ("Endpoint/x", "Organization/Endpoint"):
         assert (await side.get(f"/fhir/{path}")).status == 404

@@ -212,7 +212,7 @@ async def test_filtered_poll_goes_on_from_the_last_match(side: Side) -> None:
 
 async def test_unknown_parameter_is_told_on_the_page(side: Side) -> None:
     position = await side.keep()
-    page = await side.get(f"{MINE}&messag.event=x")
+    page = await side.get(f"{MINE}&message.events=x")
     assert page.positions == [position]
     validated(page.json)
     assert "did you mean message.event?" in page.warnings[0]["details"]["text"]

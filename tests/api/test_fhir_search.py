@@ -273,3 +273,9 @@ def test_statement_lists_exactly_what_is_read() -> None:
     assert KNOWN - listed == {
         "message.response-id:missing", "_sort", "_summary", "_total", "_format", "_pretty"
     }  # fmt: skip
+
+
+def test_summaries_of_messages_are_not_made() -> None:
+    """Promise 3: what came is given whole."""
+    assert [warning.id for warning in search(("_summary", "true")).warnings] == ["no-summary"]
+    assert search(("_summary", "false")).warnings == ()

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from flow_post import Post
+from flow_post import Opened, Post
 
 from broker.flow import deliver
-
-Opened = Callable[..., Awaitable[Post]]
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ from broker.core.answer import Answer
 from broker.core.envelope import EMPTY, Envelope
 from broker.core.ids import MessageIds
 from broker.core.outcome import Problem, Who
-from broker.core.policy import DEFAULT, Policy, Rule
+from broker.core.policy import DEFAULT, Expects, Late, OnTimeout, Policy, Rule
 from broker.core.rules import RuleSet
 from broker.directory import Directory, Snapshot, changed_names
 from broker.flow.accept import Accepting
@@ -192,7 +192,10 @@ class Post:
             }
         )  # fmt: skip
         channels = Channels()
-        for name, schemes, kind in (("test", ("test", "urn"), Kind.DIRECT), ("slow", ("slow",), Kind.STORE_AND_FORWARD)):
+        for name, schemes, kind in (
+            ("test", ("test", "urn"), Kind.DIRECT),
+            ("slow", ("slow",), Kind.STORE_AND_FORWARD),
+        ):
             spec = ChannelSpec(name=name, schemes=schemes, settings=Nothing, kind=kind, peer_of=peer_of)
             channels.add(spec, sender=self.script, receiver=None)
         self.channels, self.callers, self.followers = channels, Callers(), Followers()
@@ -329,13 +332,14 @@ class Post:
         return [one for n in range(1, count + 1) if (one := await self.store.stored(n)) is not None]
 
 
+Opened = Callable[..., Awaitable[Post]]  # what the fixture `opened` does
+
+
 def policy(**more: Any) -> Policy:
     """The default policy with other parts; `sync`, `retry` and `lane` are given as mappings."""
-    parts = {
-        name: msgspec.structs.replace(getattr(DEFAULT, name), **more.pop(name))
-        for name in ("sync", "retry", "lane")
-        if name in more
-    }
+    words = {"expects": Expects, "on_timeout": OnTimeout, "late": Late}
+    parts = {}
+    for name in ("sync", "retry", "lane"):
+        given = {key: words[key](value) if key in words else value for key, value in more.pop(name, {}).items()}
+        parts[name] = msgspec.structs.replace(getattr(DEFAULT, name), **given)
     return msgspec.structs.replace(DEFAULT, **parts, **more)
-
-

@@ -105,9 +105,11 @@ async def _finish_headers(request: web.Request, response: web.StreamResponse) ->
 
 def pinned_release(request: web.Request) -> Release | None:
     """The release that the URL names: R5 for /fhir/R5/…"""
-    base = request.app[BASE_PATH] + "/"
+    base = request.app[BASE_PATH]
     path = request.rel_url.raw_path
-    return PINNED.get(path[len(base) :].partition("/")[0]) if path.startswith(base) else None
+    if path.startswith("/R", len(base)) and path.startswith(base):
+        return PINNED.get(path[len(base) + 1 :].partition("/")[0])
+    return None
 
 
 # What nearly every client of `$process-message` sends, if anything.

@@ -120,13 +120,13 @@ class Accepting:
         return decide(question, self._rules, self._directory(), self._defaults)
 
     async def _validate(self, letter: Letter, route: Route) -> None:
-        if any([decision.policy.validate == "resource" for decision in route.accepted]):
+        if any(decision.policy.validate == "resource" for decision in route.accepted):
             await asyncio.to_thread(validate, letter.body, letter.header)
 
     def _new(self, letter: Letter, deliveries: tuple[NewDelivery, ...], route: Route) -> NewMessage:
         header = letter.header
-        consequence = any([decision.policy.category == "consequence" for decision in route.accepted])
-        expects = any([delivery.answer_by is not None for delivery in deliveries])
+        consequence = any(decision.policy.category == "consequence" for decision in route.accepted)
+        expects = any(delivery.answer_by is not None for delivery in deliveries)
         identity = letter.identity
         return NewMessage(
             message=letter.message,
@@ -142,17 +142,11 @@ class Accepting:
     async def _keep(self, letter: Letter, new: NewMessage, route: Route) -> Kept | Copy:
         future = self._store.accept(new)
         try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:  # the caller has gone; what is kept sets out without it
-            future.add_done_callback(lambda done: self._kept_alone(letter, new, route, done))
+            return await future
+        except asyncio.CancelledError:  # the caller has gone; what was kept meanwhile sets out without it
+            if future.done() and not future.exception() and isinstance(kept := future.result(), Kept):
+                self._set_out(letter, kept, new, route, None)
             raise
-
-    def _kept_alone(self, letter: Letter, new: NewMessage, route: Route, done: asyncio.Future[Kept | Copy]) -> None:
-        if done.cancelled() or done.exception() is not None:
-            return
-        kept = done.result()
-        if isinstance(kept, Kept):
-            self._set_out(letter, kept, new, route, None)
 
     def _receipt(self, position: int, letter: Letter, route: Route, *, duplicate: bool = False) -> Receipt:
         """What the sender gets; it names the destinations that cannot be reached, since each of them gets a bounce."""

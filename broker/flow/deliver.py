@@ -53,6 +53,7 @@ log = structlog.get_logger("broker.deliver")
 CLAIMED_FOR = timedelta(seconds=60)  # what the store handed out is not due again before; a crash costs that delay
 FRESH = timedelta(seconds=2)  # what was never tried may be taken this much before its due time
 LARGE = 256 * 1024  # bytes; a larger body is read when it is sent, so that waiting costs no memory
+LOOK = timedelta(minutes=1)  # between looks at the whole schedule
 TICK = 1.0  # seconds between looks at the schedule when nothing calls for an earlier one
 
 
@@ -148,7 +149,7 @@ class Delivering:
         now = self._here.now()
         groups: dict[tuple[str, str], list[Delivery]] = {}
         for number, new in zip(numbers, planned, strict=True):
-            if number and new.state is State.WAITING:
+            if number and new.state is State.WAITING and (position, number) not in self.lane(new.lane).known:
                 delivery = _in_memory(position, number, new, now)
                 groups.setdefault((new.lane, new.address), []).append(delivery)
         version = self._directory().version if groups else None
@@ -169,10 +170,12 @@ class Delivering:
 
     async def run(self) -> None:
         """Asks the store for what is due, lane by lane, until cancelled."""
-        for waiting in await self._store.lanes():
-            self.lane(waiting.lane).due_at(waiting.due)
+        look_at = self._here.now()
         while True:
             now = self._here.now()
+            if now >= look_at:
+                look_at = now + LOOK
+                await self._look(now)
             for lane in tuple(self.lanes.values()):
                 if lane.ask_again(now):
                     self._ask(lane)
@@ -185,6 +188,14 @@ class Delivering:
                     await self._poke.wait()
             except TimeoutError:
                 continue
+
+    async def _look(self, now: datetime) -> None:
+        """At the whole schedule: at start, and now and then in case something was missed."""
+        try:
+            for waiting in await self._store.lanes():
+                self.lane(waiting.lane).due_at(max(waiting.due, now))
+        except StoreError as error:
+            log.warning("the schedule cannot be read", error=str(error))
 
     def _drop_idle_lanes(self) -> None:
         """Lanes that have nothing to do and nothing to remember are made anew when they are needed."""
@@ -201,7 +212,7 @@ class Delivering:
     async def _fetch(self, lane: Lane) -> None:
         """Takes what is due in a lane from the store into memory."""
         now = self._here.now()
-        lane.next_due, lane.held_back = None, False
+        lane.next_due, lane.held_back, lane.gone = None, False, set()
         try:
             claimed = await self._store.claim(lane.name, now, now + FRESH, now + CLAIMED_FOR, lane.limit)
             await self._load(lane, claimed)
@@ -209,19 +220,25 @@ class Delivering:
             log.warning("the store cannot be asked for what is due", lane=lane.name, error=str(error))
             lane.due_at(now + timedelta(seconds=1))
         finally:
+            lane.gone = None
             self._asking.discard(lane.name)
 
     async def _load(self, lane: Lane, claimed: Claimed) -> None:
-        fresh = [d for d in claimed.deliveries if (d.position, d.number) not in lane.known]
+        fresh = [d for d in claimed.deliveries if not lane.has_seen(d.position, d.number)]
+        reserved = {(d.position, d.number) for d in fresh}
+        lane.known |= reserved  # an acceptance that hears of its commit just now leaves them to us
+        try:
+            loaded = await self._store.load(tuple({d.position for d in fresh}), LARGE)
+        finally:
+            lane.known -= reserved
         groups: dict[tuple[int, str], list[Delivery]] = {}
         for delivery in fresh:
-            groups.setdefault((delivery.position, delivery.address), []).append(delivery)
-        loaded = await self._store.load(tuple({position for position, _ in groups}), LARGE)
+            if delivery.position in loaded and not lane.has_seen(delivery.position, delivery.number):
+                groups.setdefault((delivery.position, delivery.address), []).append(delivery)
         for (position, _), deliveries in groups.items():
-            if position in loaded:
-                stored, body = loaded[position]
-                lane.policy = deliveries[0].policy.lane
-                lane.put(Parcel(position, deliveries, stored.message, body, None))
+            stored, body = loaded[position]
+            lane.policy = deliveries[0].policy.lane
+            lane.put(Parcel(position, deliveries, stored.message, body, None))
         if claimed.next_due is not None:
             lane.due_at(claimed.next_due)
         if len(claimed.deliveries) >= lane.limit:
@@ -477,7 +494,7 @@ class Delivering:
         done: asyncio.Future[Settled],
     ) -> None:
         position, numbers = deliveries[0].position, end.change.numbers
-        lane.settled(position, numbers)
+        lane.settled(position, numbers, ended=end.outcome is not None)
         if done.cancelled() or done.exception() is not None:
             log.error("an attempt's end could not be written", id=self._here.ids.of(position))
             lane.due_at(self._here.now() + CLAIMED_FOR)

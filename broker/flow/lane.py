@@ -17,6 +17,7 @@ log = structlog.get_logger("broker.lane")
 
 READY = 512  # parcels in memory: beyond, the store remembers them
 READY_BYTES = 8 << 20
+ALL = 0  # in place of a number; those of deliveries begin at 1
 IDLE = 5.0  # seconds that a worker stays for the next parcel before it ends
 
 
@@ -55,6 +56,7 @@ class Lane:
         self.policy = LanePolicy()
         self.next_due: datetime | None = None  # when the store is to be asked for more
         self.known: set[tuple[int, int]] = set()  # position and number of all that is in memory, until it is settled
+        self.gone: set[tuple[int, int]] | None = None  # ended or withdrawn while the store is asked for what is due
         self.under_way: dict[int, set[int]] = {}  # position: numbers
         self.closed_until: datetime | None = None
         self.reason = ""
@@ -105,6 +107,8 @@ class Lane:
 
     def forget(self, position: int, number: int | None = None) -> None:
         """Takes deliveries of a message (or one) out of what waits in memory."""
+        if self.gone is not None:
+            self.gone.add((position, ALL if number is None else number))
         for parcel in self._ready:
             if parcel.position == position:
                 gone = [d for d in parcel.deliveries if number is None or d.number == number]
@@ -176,9 +180,16 @@ class Lane:
             else:
                 del self.under_way[parcel.position]
 
-    def settled(self, position: int, numbers: tuple[int, ...]) -> None:
+    def settled(self, position: int, numbers: tuple[int, ...], *, ended: bool = False) -> None:
         for number in numbers:
             self.known.discard((position, number))
+            if ended and self.gone is not None:
+                self.gone.add((position, number))
+
+    def has_seen(self, position: int, number: int) -> bool:
+        """Whether a delivery that the store handed out is in memory already, or has ended since it was asked."""
+        name = (position, number)
+        return name in self.known or (self.gone is not None and (name in self.gone or (position, ALL) in self.gone))
 
     # -- the peer's health
 

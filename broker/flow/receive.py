@@ -8,8 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import structlog
 
@@ -79,9 +78,7 @@ class Receiving:
     async def __call__(self, arrival: Arrival) -> Answer:
         self._meter.received(arrival.channel)
         try:
-            with self._room(len(arrival.body)):
-                letter = await self._open(arrival)
-                taken = await self._take(letter)
+            taken = await self._within_limits(arrival)
         except Refusal as refusal:
             self._meter.refused(arrival.channel, refusal.problem.id)
             log.info(
@@ -102,8 +99,16 @@ class Receiving:
                 "the message could not be stored; send it again later", retry_after=10, diagnostics=str(error)
             ) from error
 
-    @contextmanager
-    def _room(self, size: int) -> Iterator[None]:
+    async def _within_limits(self, arrival: Arrival) -> Answer | Caller:
+        size = len(arrival.body)
+        self._check_room(size)
+        self._in_flight += size
+        try:
+            return await self._take(await self._open(arrival))
+        finally:
+            self._in_flight -= size
+
+    def _check_room(self, size: int) -> None:
         """Bounds what is being taken in at once; beyond, and below the disk's reserve, the sender hears "later"."""
         here = self._here
         if self.draining:
@@ -116,11 +121,6 @@ class Receiving:
             raise StoreUnavailable(
                 "the store has no room for new messages; what is kept is still delivered", retry_after=30
             )
-        self._in_flight += size
-        try:
-            yield
-        finally:
-            self._in_flight -= size
 
     async def _open(self, arrival: Arrival) -> Letter:
         media = media_type(arrival.media_type)

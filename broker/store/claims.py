@@ -101,10 +101,7 @@ class Claims:
     def put_away(self) -> None:
         """Puts some of what is remembered into the table, inside the transaction of a group."""
         if self._old is None:
-            if len(self._young.rows) < YOUNG:
-                return
-            self._old, self._young = self._young, _Generation()
-            self._old.rows.sort()
+            return
         batch = self._old.rows[-AT_ONCE:]
         self._db.executemany("INSERT OR IGNORE INTO claim (id, source, tie, position) VALUES (?, ?, ?, ?)", batch)
         if len(self._old.rows) <= AT_ONCE:
@@ -116,6 +113,9 @@ class Claims:
             del self._old.rows[-AT_ONCE:]
             if not self._old.rows:
                 self._old = None
+        elif len(self._young.rows) >= YOUNG:  # not before the commit: a rollback takes back from the young
+            self._old, self._young = self._young, _Generation()
+            self._old.rows.sort()
 
 
 def pack(rows: Sequence[Row]) -> bytes | None:

@@ -26,6 +26,7 @@ from broker.store.bodies import Bodies
 from broker.store.claims import Claims
 from broker.store.rows import DELIVERY, STORED, Policies, delivery_of, id_digest, micros, moment, stored_of
 
+
 class Reader:
     """One connection that only reads, with what it remembers."""
 

@@ -42,7 +42,7 @@ from broker.store.bodies import LARGE, Bodies
 from broker.store.reader import Reader
 from broker.store.rows import micros
 from broker.store.schema import prepare
-from broker.store.writer import Job, Writer, connect
+from broker.store.writer import Job, Writer, Written, connect
 
 T = TypeVar("T")
 FREE_FOR = 0.2  # seconds that a look at the disk is good for: asking costs more than a message may
@@ -166,7 +166,7 @@ class SqliteStore:
         """A large body goes to its own file first, outside the loop and the writer."""
         if new is None or len(new.body) <= LARGE:
             return self._writer.submit(operation(None), must=must)
-        future: Future[Any] = self._loop.create_future()
+        future = Written(loop=self._loop)
         written = self._loop.run_in_executor(self._files, self.bodies.write, new.body)
 
         def then(written: Future[str]) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
+import msgspec
+
 from broker.core import message as messages
 from broker.core.delivery import AnswerState, Event, State, Step, story
 from broker.core.fhir.header import Header
@@ -45,12 +47,12 @@ class Transaction:
         last = db.execute("SELECT max(position) FROM message").fetchone()[0]
         self.last = max(last or 0, int(high[0]) if high else 0)
         self.now = 0  # microseconds; the commit's time, set by the writer for each group
-        self.policies = Policies(db)
         self.claims = Claims(db)
         self.forget()
 
     def forget(self) -> None:
         """After a rollback nothing that was learned in the group can be trusted."""
+        self.policies = Policies(self.db)
         self._policy_ids: dict[int, tuple[Policy, int]] = {}
         self._mailbox_ids: dict[str, int] = {}
 
@@ -145,8 +147,29 @@ def add(tx: Transaction, position: int, deliveries: Sequence[NewDelivery]) -> tu
 
     Returns their numbers in the order given; 0 for one that was there.
     """
-    taken = dict(tx.db.execute("SELECT key, number FROM delivery WHERE position = ?", (position,)).fetchall())
-    return _add(tx, position, deliveries, taken)
+    taken, withdrawn = {}, {}
+    for key, number, state, outcome in tx.db.execute(
+        "SELECT key, number, state, outcome FROM delivery WHERE position = ?", (position,)
+    ):
+        taken[key] = number
+        if state == State.WITHDRAWN and outcome is None:  # one with an outcome was dead, and dropped for good
+            withdrawn[key] = number
+    numbers = _add(tx, position, deliveries, taken)
+    return tuple([
+        _revive(tx, position, withdrawn[new.key], new) if new.key in withdrawn else number
+        for new, number in zip(deliveries, numbers, strict=True)
+    ])  # fmt: skip
+
+
+def _revive(tx: Transaction, position: int, number: int, new: NewDelivery) -> int:
+    """A copy asks anew for what had been withdrawn before it left."""
+    where = (position, number)
+    kept = tx.db.execute("SELECT steps FROM delivery WHERE position = ? AND number = ?", where).fetchone()[0]
+    tx.db.execute("DELETE FROM delivery WHERE position = ? AND number = ?", where)
+    _insert(tx, position, number, new)
+    steps = story(decode_steps(kept) if kept else (), Step(at=moment(tx.now), what=Event.REDRIVEN.value, note="a copy"))
+    tx.db.execute("UPDATE delivery SET steps = ? WHERE position = ? AND number = ?", (encode_steps(steps), *where))
+    return number
 
 
 def _add(tx: Transaction, position: int, deliveries: Sequence[NewDelivery], taken: dict[str, int]) -> tuple[int, ...]:
@@ -172,10 +195,14 @@ def _insert(tx: Transaction, position: int, number: int, new: NewDelivery) -> No
         ),
     )  # fmt: skip
     if mailbox is not None:
-        unread = None if new.unread_by is None else micros(new.unread_by)
-        tx.db.execute(
-            "INSERT OR IGNORE INTO mail (mailbox, position, unread_by) VALUES (?, ?, ?)", (mailbox, position, unread)
-        )
+        _put_into(tx, mailbox, position, new.unread_by)
+
+
+def _put_into(tx: Transaction, mailbox: int, position: int, unread_by: datetime | None) -> None:
+    tx.db.execute(
+        "INSERT OR IGNORE INTO mail (mailbox, position, unread_by) VALUES (?, ?, ?)",
+        (mailbox, position, None if unread_by is None else micros(unread_by)),
+    )
 
 
 def settle(tx: Transaction, settlement: Settlement, file: str | None) -> Settled:
@@ -183,7 +210,16 @@ def settle(tx: Transaction, settlement: Settlement, file: str | None) -> Settled
     comes = settlement.comes
     if comes is None or (comes.reports_on is not None and not changed):
         return Settled(changed=changed)
-    return Settled(changed=changed, came=accept(tx, comes, file))
+    came = accept(tx, comes, file)
+    if isinstance(came, Copy) and comes.answers is not None and not _answers_same(tx, came.position, comes.answers):
+        # a receiver that answers everybody with the same ids has still answered this request
+        came = accept(tx, msgspec.structs.replace(comes, identity=None), file)
+    return Settled(changed=changed, came=came)
+
+
+def _answers_same(tx: Transaction, position: int, answers: tuple[int, int]) -> bool:
+    row = tx.db.execute("SELECT answers, answers_number FROM message WHERE position = ?", (position,)).fetchone()
+    return row is not None and tuple(row) == answers
 
 
 def change(tx: Transaction, what: Change) -> int:
@@ -191,7 +227,8 @@ def change(tx: Transaction, what: Change) -> int:
     changed = 0
     for number in what.numbers:
         row = tx.db.execute(
-            "SELECT state, attempts, has_left, steps, answer FROM delivery WHERE position = ? AND number = ?",
+            "SELECT state, attempts, has_left, steps, answer, policy, destination FROM delivery"
+            " WHERE position = ? AND number = ?",
             (what.position, number),
         ).fetchone()
         if row is None or row[0] != State.WAITING:
@@ -217,11 +254,11 @@ def _write_change(tx: Transaction, what: Change, number: int, row: Sequence[Any]
         ),
     )  # fmt: skip
     if what.mailbox is not None:
-        mailbox = tx.mailbox_id(what.mailbox, what.mailbox)
+        mailbox = tx.mailbox_id(what.mailbox, row[6])
         tx.db.execute(
             "UPDATE delivery SET mailbox = ? WHERE position = ? AND number = ?", (mailbox, what.position, number)
         )
-        tx.db.execute("INSERT OR IGNORE INTO mail (mailbox, position) VALUES (?, ?)", (mailbox, what.position))
+        _put_into(tx, mailbox, what.position, what.step.at + tx.policies(row[5]).unread)
 
 
 def claim(tx: Transaction, lane: str, now: int, fresh: int, until: int, limit: int) -> Claimed:
@@ -229,18 +266,23 @@ def claim(tx: Transaction, lane: str, now: int, fresh: int, until: int, limit: i
 
     Until `until` it is not due again, so that a crash is no retry storm.
     """
+    due = "lane = ? AND state = 0 AND due <= ? AND (due <= ? OR attempts = 0)"
     rows = tx.db.execute(
-        f"SELECT {DELIVERY} FROM delivery WHERE lane = ? AND state = 0 AND due <= ? AND (due <= ? OR attempts = 0)"
-        " ORDER BY due LIMIT ?",
-        (lane, fresh, now, limit),
+        f"SELECT {DELIVERY} FROM delivery WHERE {due} ORDER BY due, position, number LIMIT ?", (lane, fresh, now, limit)
     ).fetchall()
+    if len(rows) == limit:  # what shares an address leaves together, so that a message is not cut in two (M-55)
+        taken = {row[1] for row in rows if row[0] == rows[-1][0]}
+        rest = tx.db.execute(
+            f"SELECT {DELIVERY} FROM delivery WHERE {due} AND position = ?", (lane, fresh, now, rows[-1][0])
+        )
+        rows += [row for row in rest if row[1] not in taken]
     tx.db.executemany(
         "UPDATE delivery SET due = ? WHERE position = ? AND number = ?", [(until, row[0], row[1]) for row in rows]
     )
-    due = tx.db.execute("SELECT min(due) FROM delivery WHERE lane = ? AND state = 0", (lane,)).fetchone()[0]
+    next_due = tx.db.execute("SELECT min(due) FROM delivery WHERE lane = ? AND state = 0", (lane,)).fetchone()[0]
     return Claimed(
         deliveries=tuple(delivery_of(row, tx.policies) for row in rows),
-        next_due=None if due is None else moment(due),
+        next_due=None if next_due is None else moment(next_due),
     )
 
 
@@ -257,7 +299,7 @@ def withdraw(tx: Transaction, position: int, at: datetime, why: str, under_way: 
 
 
 def redrive(tx: Transaction, position: int, number: int, at: datetime, expiry: datetime) -> bool:
-    """A dead letter waits again, due at once, with a new expiry."""
+    """A dead letter waits again, due at once; its response is looked for anew, for as long as at first."""
     row = tx.db.execute(
         "SELECT steps FROM delivery WHERE position = ? AND number = ? AND state = ?", (position, number, State.DEAD)
     ).fetchone()
@@ -265,9 +307,10 @@ def redrive(tx: Transaction, position: int, number: int, at: datetime, expiry: d
         return False
     steps = story(decode_steps(row[0]) if row[0] else (), Step(at=at, what=Event.REDRIVEN.value))
     tx.db.execute(
-        "UPDATE delivery SET state = 0, ended = NULL, outcome = NULL, due = ?, expiry = ?, steps = ?"
-        " WHERE position = ? AND number = ?",
-        (micros(at), micros(expiry), encode_steps(steps), position, number),
+        "UPDATE delivery SET state = 0, ended = NULL, outcome = NULL, due = ?1, expiry = ?2, steps = ?3,"
+        " answer = iif(answer = ?6 AND answer_by IS NOT NULL, ?7, answer), answer_by = ?1 + (answer_by - accepted)"
+        " WHERE position = ?4 AND number = ?5",
+        (micros(at), micros(expiry), encode_steps(steps), position, number, AnswerState.CLOSED, AnswerState.OPEN),
     )
     return True
 

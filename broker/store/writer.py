@@ -24,6 +24,16 @@ WAL_SOFT = 16 << 20  # bytes; from here a checkpoint runs beside the writer
 RETRY_FULL = 0.5  # seconds before what must be written is tried again on a full disk
 
 
+class Written(asyncio.Future[Any]):
+    """What a write comes to. Who waits for it may go; the write is not called off, and its outcome is not lost.
+
+    A task that is cancelled while it waits hears of that once the write is done (a `cancel` that says False).
+    """
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        return False
+
+
 class Job:
     """One operation and the future that learns what became of it."""
 
@@ -66,7 +76,7 @@ class Writer:
         self._checkpointer.start()
 
     def submit(self, operation: Callable[[Transaction], Any], *, must: bool = False) -> asyncio.Future[Any]:
-        future: asyncio.Future[Any] = self._loop.create_future()
+        future = Written(loop=self._loop)
         self.put(Job(operation, future, must=must))
         return future
 

@@ -14,8 +14,14 @@ from broker.web import parameter, preferences
 LONGEST_WAIT = 24 * 3600  # seconds; a wish, which the rule's `longest` cuts down anyway
 
 
+_PLAIN, _PLAIN_ASYNCHRONOUS = Asked(), Asked(asynchronous=True)
+
+
 def asked(request: web.Request) -> Asked:
     """Reads the query and the preferences; parameters that are not ours are ignored."""
+    query = request.rel_url.raw_query_string
+    if query in ("", "async=true") and "Prefer" not in request.headers:
+        return _PLAIN_ASYNCHRONOUS if query else _PLAIN
     prefer = preferences(request)
     asynchronous = parameter(request, "async")
     if asynchronous not in (None, "true", "false"):

@@ -30,7 +30,7 @@ async def opened(tmp_path: Path) -> AsyncIterator[Opened]:
     yield opened
     for post in posts:
         if not post._running.done():
-            post.script.let_go()
+            post.script.accepts_all()
             await post.stop()
 
 

@@ -87,8 +87,8 @@ def message(
     return json.dumps(whole | {"entry": entries}).encode()
 
 
-def response(to: str = "m1", *, source: str = A, bundle: str = "rb1", header: str = "rm1", **more: Any) -> bytes:
-    return message(bundle, header, source=source, responds=to, **{"to": (SENDER,), **more})
+def response(quoted: Any = "m1", *, source: str = A, bundle: str = "rb1", header: str = "rm1", **more: Any) -> bytes:
+    return message(bundle, header, source=source, responds=quoted, **{"to": (SENDER,), **more})
 
 
 def answered_with(body: bytes) -> Delivered:
@@ -127,6 +127,10 @@ class Script:
         held, self.held = self.held, []
         for future in held:
             future.set_result(result)
+
+    def accepts_all(self) -> None:
+        self._lines.clear()
+        self.let_go()
 
     def to(self, address: str) -> list[Transmission]:
         return [one for one in self.sent if one.address == address]
@@ -289,6 +293,7 @@ class Post:
 
     async def later(self, **passed: float) -> None:
         """Time passes, and what that brings about has happened when this returns."""
+        await self.rest()
         self.now += timedelta(**passed)
         await self.rest()
         await self.sweeping.once()

@@ -1,0 +1,250 @@
+"""Which request a response answers, and where it goes (design: respond; M-30 … M-36)."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from flow_post import ACCEPTED, NOBODY, SENDER, A, B, Opened, Post, answered_with, message, policy, response
+
+from broker.channel import Deferred
+from broker.core.answer import AnswerKind
+from broker.core.delivery import AnswerState, State
+from broker.core.envelope import Envelope
+from broker.core.message import Fate
+from broker.core.outcome import NoRoute, NotAllowed
+
+
+async def asked(post: Post, body: bytes = message(), **more: Any) -> None:
+    """A request that was carried and acknowledged, whose caller has gone."""
+    await post.send(body, asynchronous=True, **more)
+    await post.rest()
+
+
+async def fate_of(post: Post, position: int = 2) -> Fate:
+    stored = await post.store.stored(position)
+    assert stored is not None
+    return stored.message.fate
+
+
+# -- which request
+
+
+@pytest.mark.parametrize("quoted", ["m1", "b1", "urn:uuid:m1", "urn:uuid:b1", "V1", {"system": "urn:s", "value": "V1"}])
+async def test_response_may_quote_any_of_three_ids(post: Post, quoted: Any) -> None:
+    """M-31."""
+    await asked(post, message(identifier=("urn:s", "V1")))
+    await post.send(response(quoted, r5=isinstance(quoted, dict), identifier=("urn:s", "R1")))
+    assert await fate_of(post) is Fate.ANSWER
+    assert (await post.one()).answered_by == 2
+
+
+async def test_stranger_who_quotes_the_right_id_is_unmatched(post: Post) -> None:
+    await asked(post)
+    await post.send(response(source=B))
+    assert await fate_of(post) is Fate.MESSAGE or await fate_of(post) is Fate.UNMATCHED
+    assert (await post.one()).answer is AnswerState.OPEN
+
+
+async def test_stranger_who_quotes_the_right_id_does_not_answer_who_waits(post: Post) -> None:
+    post.script.holds("test://a/in")
+    caller = post.calls(message())
+    await post.rest()
+    await post.send(response(source=B))
+    assert not caller.done()
+    post.script.let_go()
+    assert (await caller).kind is AnswerKind.TAKEN
+
+
+async def test_response_that_names_no_destination_is_matched_by_its_source(post: Post) -> None:
+    await asked(post)
+    await post.send(response(to=()))
+    assert await fate_of(post) is Fate.ANSWER
+
+
+async def test_response_for_somebody_else_is_not_ours(post: Post) -> None:
+    await asked(post)
+    await post.send(response(to=(B,)))
+    assert (await post.one()).answer is AnswerState.OPEN
+
+
+async def test_response_to_what_was_never_carried_is_unmatched(post: Post) -> None:
+    post.script.says("test://a/in", Deferred(note="down", of_peer=True, left=False))
+    await asked(post)
+    await post.send(response())
+    assert (await post.one()).answer is AnswerState.OPEN
+
+
+async def test_response_before_the_deliverys_own_answer_ends_it(post: Post) -> None:
+    post.script.holds("test://a/in")
+    await asked(post)
+    await post.send(response())
+    assert ((await post.one()).state, (await post.one()).answer) == (State.DONE, AnswerState.ANSWERED)
+    post.script.let_go(Deferred(note="500"))
+    await post.later(days=1)
+    assert len(post.script.sent) == 1
+    assert [entry.body for entry in await post.mail()] == [response()]
+
+
+async def test_newest_of_several_open_requests_with_one_id_is_answered(post: Post) -> None:
+    await asked(post)
+    await asked(post, message("b2", "m1"))
+    await post.send(response())
+    assert [(await post.one(n)).answer for n in (1, 2)] == [AnswerState.OPEN, AnswerState.ANSWERED]
+
+
+async def test_answered_request_gives_way_to_an_older_open_one(post: Post) -> None:
+    await asked(post)
+    await asked(post, message("b2", "m1"))
+    await post.send(response())
+    await post.send(response(bundle="rb2", header="rm2"))
+    assert [(await post.one(n)).answer for n in (1, 2)] == [AnswerState.ANSWERED] * 2
+
+
+async def test_second_response_is_marked_double_and_passed_on(post: Post) -> None:
+    """M-33: several responses are legal for queries."""
+    await asked(post)
+    await post.send(response())
+    await post.send(response(bundle="rb2", header="rm2"))
+    assert [await fate_of(post, n) for n in (2, 3)] == [Fate.ANSWER, Fate.DOUBLE]
+    assert len(await post.mail()) == 2
+
+
+async def test_response_after_the_answer_time_is_late_and_passed_on(opened: Opened) -> None:
+    post = await opened(defaults=policy(answer_within=timedelta(minutes=1)))
+    await asked(post)
+    await post.later(minutes=2)
+    await post.send(response())
+    assert await fate_of(post, 3) is Fate.LATE
+    assert [entry.position for entry in await post.mail()] == [2, 3]
+
+
+async def test_late_response_is_kept_and_goes_nowhere_where_the_rule_drops_it(opened: Opened) -> None:
+    post = await opened(defaults=policy(answer_within=timedelta(minutes=1), sync={"late": "drop"}, bounce="never"))
+    await asked(post)
+    await post.later(minutes=2)
+    await post.send(response())
+    assert await post.mail() == ()
+    assert (await post.one(2)).state is State.LOGGED
+
+
+async def test_unmatched_response_is_routed_like_any_message(post: Post) -> None:
+    await post.send(response("unheard-of", to=(B,)))
+    await post.rest()
+    assert [one.address for one in post.script.sent] == ["test://b/in"]
+    assert (await post.one()).answer is AnswerState.NONE
+
+
+async def test_unmatched_response_for_nobody_is_refused_and_never_bounces(post: Post) -> None:
+    with pytest.raises(NoRoute):
+        await post.send(response("unheard-of", to=(NOBODY,)))
+    assert (await post.store.counts()).messages == 0
+
+
+async def test_nobody_answers_a_response(post: Post) -> None:
+    """M-36."""
+    await asked(post, response("unheard-of", to=(A,), source=SENDER))
+    await post.send(response("rm1", bundle="x", header="y"))
+    assert (await post.one()).answer is AnswerState.NONE
+    assert await fate_of(post) is not Fate.ANSWER
+
+
+async def test_each_of_several_destinations_answers_for_itself(post: Post) -> None:
+    """M-57."""
+    await asked(post, message(to=(A, B)))
+    await post.send(response(source=B))
+    assert [d.answer for d in await post.of()] == [AnswerState.OPEN, AnswerState.ANSWERED]
+    await post.send(response(source=A, bundle="rb2", header="rm2"))
+    assert [d.answer for d in await post.of()] == [AnswerState.ANSWERED] * 2
+
+
+async def test_answer_of_a_shared_address_is_that_of_who_says_so(opened: Opened) -> None:
+    """M-57, A-3: by the response's source, however it is written."""
+    post = await opened(endpoints={A: "test://gate/in", B: "test://gate/in", SENDER: "mailbox:"})
+    post.script.says("test://gate/in", answered_with(response(source=B.replace("urn:oid", "URN:OID"))))
+    await asked(post, message(to=(A, B)))
+    assert [d.answer for d in await post.of()] == [AnswerState.OPEN, AnswerState.ANSWERED]
+
+
+async def test_receiver_may_call_itself_by_its_address(opened: Opened) -> None:
+    post = await opened(endpoints={A: "test://a/in/$process-message", SENDER: "mailbox:"})
+    await asked(post)
+    await post.send(response(source="test://a/in"))
+    assert await fate_of(post) is Fate.ANSWER
+
+
+# -- where it goes
+
+
+async def test_response_goes_to_the_response_url(post: Post) -> None:
+    await asked(post, response_url="test://back/here?x=1")
+    await post.send(response())
+    await post.rest()
+    assert post.script.sent[-1].address == "test://back/here?x=1"
+    assert post.script.sent[-1].body == response()
+    assert not post.script.sent[-1].caller_waits
+    assert await post.mail() == ()
+
+
+async def test_response_url_that_is_not_allowed_is_refused(post: Post) -> None:
+    """M-48."""
+    with pytest.raises(NotAllowed):
+        await post.send(message(), response_url="test://evil/here")
+    assert (await post.store.counts()).messages == 0
+
+
+async def test_response_goes_to_the_directorys_address_of_the_source(opened: Opened) -> None:
+    post = await opened(endpoints={A: "test://a/in", SENDER: "test://s/in"})
+    await asked(post)
+    await post.send(response())
+    await post.rest()
+    assert [one.address for one in post.script.sent] == ["test://a/in", "test://s/in"]
+
+
+async def test_response_goes_back_by_the_hop_it_came_from(opened: Opened) -> None:
+    post = await opened(endpoints={A: "test://a/in", "urn:hop": "test://hop/in"})
+    await asked(post, envelope=Envelope(via=("urn:first", "urn:hop")))
+    await post.send(response())
+    await post.rest()
+    assert post.script.sent[-1].address == "test://hop/in"
+
+
+async def test_response_of_a_source_without_an_address_is_put_into_its_mailbox(opened: Opened) -> None:
+    post = await opened(endpoints={A: "test://a/in", "*": "test://gateway/in"})
+    await asked(post)
+    await post.send(response())
+    await post.rest()
+    assert [entry.body for entry in await post.mail()] == [response()], "the default gateway is for strangers"
+
+
+@pytest.mark.parametrize("in_exchange", [True, False])
+async def test_response_whose_way_back_no_channel_carries_is_put_into_the_mailbox(
+    opened: Opened, in_exchange: bool
+) -> None:
+    post = await opened(endpoints={A: "test://a/in", SENDER: "gopher://s/in"})
+    post.script.says("test://a/in", answered_with(response()) if in_exchange else ACCEPTED)
+    await asked(post)
+    if not in_exchange:
+        await post.send(response())
+    await post.later(minutes=5)
+    assert [entry.body for entry in await post.mail()] == [response()]
+    assert len(post.script.sent) == 1
+
+
+async def test_response_in_the_exchange_of_a_caller_who_has_gone_takes_the_return_path(post: Post) -> None:
+    post.script.says("test://a/in", answered_with(response()))
+    await asked(post)
+    assert [entry.body for entry in await post.mail()] == [response()]
+    assert (await post.one()).answered_by == 2
+
+
+async def test_way_back_stays_as_decided_when_the_source_vanishes(opened: Opened) -> None:
+    post = await opened(endpoints={A: "test://a/in", SENDER: "test://s/in"})
+    post.script.says("test://s/in", Deferred(note="500"), ACCEPTED)
+    await asked(post)
+    await post.send(response())
+    await post.rest()
+    await post.moves({A: "test://a/in"})
+    await post.later(seconds=5)
+    assert (await post.one(2)).state is State.DONE

@@ -211,9 +211,12 @@ class Broker:
         waiting = await self.store.waiting_names()
         woken = [(position, number) for position, number, name in waiting if name and changed.concerns(name)]
         for i in range(0, len(woken), 500):
-            await self.store.wake(woken[i : i + 500], self.here.now())
+            # what is in memory looks its address up by itself
+            names = [name for name in woken[i : i + 500] if not self.delivering.is_in_memory(*name)]
+            await self.store.wake(names, self.here.now())
         for lane in await self.store.lanes():
             self.delivering.lane(lane.lane).due_at(lane.due)
+        self.delivering.woken("")
         log.info("directory changed", version=new.version, woken=len(woken))
         return len(woken)
 

@@ -45,7 +45,7 @@ NEXT: dict[State, dict[Event, State]] = {
     },
     State.DONE: {Event.FAILED_LATER: State.DEAD},
     State.DEAD: {Event.REDRIVEN: State.WAITING},
-    State.WITHDRAWN: {},
+    State.WITHDRAWN: {Event.REDRIVEN: State.WAITING},  # a copy asks for it again
     State.LOGGED: {},
 }
 

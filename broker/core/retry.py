@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import datetime, timedelta
 
 from broker.core.policy import Retry
@@ -9,8 +10,9 @@ from broker.core.policy import Retry
 
 def wait_before(attempt: int, retry: Retry, *, dice: float) -> timedelta:
     """How long to wait before attempt number `attempt` (2, 3, …); `dice` is uniform in 0…1."""
-    exponent = min(attempt - 2, 64)  # beyond, only `max` counts, and floats overflow
-    seconds = min(retry.first.total_seconds() * retry.factor**exponent, retry.max.total_seconds())
+    seconds = longest = retry.max.total_seconds()
+    with suppress(OverflowError):  # beyond what floats hold, only `max` counts
+        seconds = min(retry.first.total_seconds() * retry.factor ** (attempt - 2), longest)
     return timedelta(seconds=seconds * (1 + retry.jitter * (2 * dice - 1)))
 
 

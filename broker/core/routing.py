@@ -186,6 +186,8 @@ class _Deciding:
         )
 
     def _rule(self, destination: str | None) -> Rule | None:
+        if not self._rules.rules and self._witness is None:
+            return None
         question, header = self._question, self._question.header
         facts = Facts(
             header=header,

@@ -326,7 +326,9 @@ class Accepting:
         """A copy that names a destination the message did not have yet adds that delivery."""
         if new.answers is not None:
             return ()
-        numbers = await self._store.add(position, new.deliveries)  # one that was withdrawn sets out again
+        numbers = await self._store.add(  # one that was withdrawn sets out again
+            position, new.deliveries, (new.body, new.digest)
+        )
         added = [(number, delivery) for number, delivery in zip(numbers, new.deliveries, strict=True) if number]
         if added:
             more = msgspec.structs.replace(new, deliveries=tuple(delivery for _, delivery in added))
@@ -351,13 +353,9 @@ class Accepting:
                 caller.expect((delivery.number,))
             else:
                 caller.ends.pop(delivery.number, None)  # in a mailbox, or withdrawn: it has no further end
-        if not caller.ends:
+        stored = await self._responding.stored_response(receipt)  # it may have come with the ends just read
+        if stored is not None or not caller.ends:
             self._callers.leave(caller)
-            return Answer(kind=AnswerKind.ACCEPTED, receipt=receipt)
+            return stored or Answer(kind=AnswerKind.ACCEPTED, receipt=receipt)
         caller.look()
-        if not caller.answer.done():  # the response may have come between the two looks
-            stored = await self._responding.stored_response(receipt)
-            if stored is not None:
-                self._callers.leave(caller)
-                return stored
         return caller

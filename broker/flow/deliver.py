@@ -107,6 +107,9 @@ class Delivering:
         lane = self.lanes.get(name)
         return lane is None or lane.is_open
 
+    def is_in_memory(self, position: int, number: int) -> bool:
+        return any((position, number) in lane.known for lane in self.lanes.values())
+
     def is_under_way(self, lane: str, position: int, number: int) -> bool:
         known = self.lanes.get(lane)
         return known is not None and number in known.under_way.get(position, ())

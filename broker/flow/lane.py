@@ -133,7 +133,7 @@ class Lane:
             while True:
                 if not self._ready:
                     if not await self._rest():
-                        return
+                        break
                     continue
                 if self.policy.rate > 0:
                     await self._pace()
@@ -147,8 +147,8 @@ class Lane:
                     self._more(self)
         finally:
             self._workers -= 1
-            if self._ready and self._workers < self.policy.concurrent:  # it ended while something came in
-                self._wake_worker()
+        if self._ready:  # it ended while something came in
+            self._wake_worker()
 
     async def _rest(self) -> bool:
         """Waits for work; False when none came for a while."""

@@ -217,13 +217,34 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     oldest_due: datetime | None
 
 
+class Cutoffs(msgspec.Struct, frozen=True, kw_only=True):
+    """Retention, kind by kind: what was accepted (and has ended) before these instants goes."""
+
+    body: datetime  # the bytes of messages that stand in no mailbox
+    mailbox: datetime
+    identity: datetime  # what recognises copies and matches responses
+    trace: datetime  # the rest, once nothing else of the message is left
+
+
+class Removed(msgspec.Struct, frozen=True, kw_only=True):
+    """What one step of retention took away: bodies, entries of mailboxes, identities, traces."""
+
+    body: int
+    mailbox: int
+    identity: int
+    trace: int
+    more: bool  # another step would find more at once
+
+
 class Store(Protocol):
     """Everything that is awaited here is bounded by the store's own deadline, and raises `StoreError` past it."""
 
     # writing: grouped; what the future returns is on disk
     def accept(self, new: NewMessage) -> Future[Kept | Copy]: ...
     def settle(self, settlement: Settlement) -> Future[Settled]: ...
-    def add(self, position: int, deliveries: Sequence[NewDelivery]) -> Future[tuple[int, ...]]: ...
+    def add(
+        self, position: int, deliveries: Sequence[NewDelivery], whole: tuple[bytes, bytes] | None = None
+    ) -> Future[tuple[int, ...]]: ...
     def claim(self, lane: str, now: datetime, fresh: datetime, until: datetime, limit: int) -> Future[Claimed]: ...
     def withdraw(self, position: int, at: datetime, why: str, under_way: Collection[int]) -> Future[list[int]]: ...
     def redrive(self, position: int, number: int, at: datetime, expiry: datetime) -> Future[bool]: ...
@@ -234,6 +255,8 @@ class Store(Protocol):
     def note(self, position: int, note: Note) -> Future[None]: ...
     def mark_read(self, mailbox: str, positions: Sequence[int], reader: str, at: datetime) -> Future[None]: ...
     def acknowledge(self, position: int, reader: str, at: datetime) -> Future[bool]: ...
+
+    async def retain(self, older: Cutoffs) -> Removed: ...
 
     # reading
     async def stored(self, position: int) -> Stored | None: ...
@@ -267,7 +290,7 @@ class Store(Protocol):
 
 
 __all__ = [
-    "Change", "Copy", "Counts", "DeadLetter", "Delivery", "Fate", "Filter", "Kept", "MailboxEntry", "MailboxPage",
-    "MailboxStatus", "NewDelivery", "NewMessage", "Note", "Open", "Settled", "Settlement", "Store", "StoreError",
-    "Stored", "Waiting",
+    "Change", "Copy", "Counts", "Cutoffs", "DeadLetter", "Delivery", "Fate", "Filter", "Kept", "MailboxEntry",
+    "MailboxPage", "MailboxStatus", "NewDelivery", "NewMessage", "Note", "Open", "Removed", "Settled", "Settlement",
+    "Store", "StoreError", "Stored", "Waiting",
 ]  # fmt: skip

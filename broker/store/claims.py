@@ -54,6 +54,7 @@ class Claims:
         self._young = _Generation()
         self._old: _Generation | None = None  # being put into the table, from its end
         self._uncommitted: list[Row] = []
+        self._hurried = False
         row = db.execute("SELECT value FROM meta WHERE name = 'claimed'").fetchone()
         after = int(row[0]) if row else 0
         for position, packed in db.execute(
@@ -98,6 +99,10 @@ class Claims:
             self._young.take_back(row)
         self._uncommitted = []
 
+    def hurry(self) -> None:
+        """Retention has come to what is only remembered: it is put into the table although it is not much."""
+        self._hurried = True
+
     def put_away(self) -> None:
         """Puts some of what is remembered into the table, inside the transaction of a group."""
         if self._old is None:
@@ -113,8 +118,9 @@ class Claims:
             del self._old.rows[-AT_ONCE:]
             if not self._old.rows:
                 self._old = None
-        elif len(self._young.rows) >= YOUNG:  # not before the commit: a rollback takes back from the young
+        elif len(self._young.rows) >= (1 if self._hurried else YOUNG):  # not before the commit: a rollback takes back from the young
             self._old, self._young = self._young, _Generation()
+            self._hurried = False
             self._old.rows.sort()
 
 

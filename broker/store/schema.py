@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
-VERSION = 1
+VERSION = 2
 
 # Inside, ids are integers and times are microseconds since 1970 (UTC). `message` is only ever appended to and read by
 # position. `claim` is the one place where ids that senders made are looked up: `tie` 0 is the claim of an identity,
@@ -88,6 +88,8 @@ CREATE TABLE mail (
 ) WITHOUT ROWID;
 CREATE INDEX mail_unread ON mail (unread_by) WHERE unread_by IS NOT NULL;
 
+CREATE TABLE held (position INTEGER PRIMARY KEY);   -- what retention had to keep, to be looked at again
+
 CREATE TABLE note (
     position INTEGER NOT NULL,
     at       INTEGER NOT NULL,
@@ -98,14 +100,23 @@ CREATE TABLE note (
 CREATE INDEX note_position ON note (position);
 """
 
+UPGRADES = {  # from this version to the next
+    1: "CREATE TABLE held (position INTEGER PRIMARY KEY)",
+}
+
 
 def prepare(db: sqlite3.Connection, key: bytes) -> None:
-    """Creates the tables in an empty file; refuses a file that a newer release has written."""
+    """Creates the tables in an empty file, brings those of an older release up to date; refuses a file that a newer release has written."""
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if version > VERSION:
         raise ValueError(
             f"the store is of version {version}, this release reads up to {VERSION}: it was written by a newer one"
         )
+    for step in range(version, VERSION) if version else ():
+        db.execute("BEGIN IMMEDIATE")
+        db.execute(UPGRADES[step])
+        db.execute(f"PRAGMA user_version = {step + 1}")
+        db.execute("COMMIT")
     if version == 0:
         db.execute("BEGIN IMMEDIATE")
         for statement in TABLES.split(";\n"):

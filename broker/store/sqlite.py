@@ -11,6 +11,7 @@ import time
 from asyncio import Future
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from broker.store import (
     Claimed,
     Copy,
     Counts,
+    Cutoffs,
     DeadLetter,
     Delivery,
     Filter,
@@ -30,12 +32,14 @@ from broker.store import (
     NewMessage,
     Note,
     Open,
+    Removed,
     Settled,
     Settlement,
     Stored,
     StoreError,
     Waiting,
     reader,
+    retention,
     transaction,
 )
 from broker.store.bodies import LARGE, Bodies
@@ -114,8 +118,10 @@ class SqliteStore:
             settlement.comes, lambda file: partial(transaction.settle, settlement=settlement, file=file), must=True
         )
 
-    def add(self, position: int, deliveries: Sequence[NewDelivery]) -> Future[tuple[int, ...]]:
-        return self._writer.submit(partial(transaction.add, position=position, deliveries=deliveries))
+    def add(
+        self, position: int, deliveries: Sequence[NewDelivery], whole: tuple[bytes, bytes] | None = None
+    ) -> Future[tuple[int, ...]]:
+        return self._writer.submit(partial(transaction.add, position=position, deliveries=deliveries, whole=whole))
 
     def claim(self, lane: str, now: datetime, fresh: datetime, until: datetime, limit: int) -> Future[Claimed]:
         return self._writer.submit(
@@ -160,6 +166,13 @@ class SqliteStore:
     def acknowledge(self, position: int, reader: str, at: datetime) -> Future[bool]:
         return self._writer.submit(partial(transaction.acknowledge, position=position, reader=reader, at=at))
 
+    async def retain(self, older: Cutoffs) -> Removed:
+        """One step; files of bodies go once no row names them, those that a crash leaves at the next start."""
+        removed, files = await self._writer.submit(partial(retention.retain, older=older))
+        for file in files:
+            self._files.submit(self.bodies.remove, file)
+        return removed  # type: ignore[no-any-return]
+
     def _with_body(
         self, new: NewMessage | None, operation: Callable[[str | None], Callable[[Any], Any]], *, must: bool
     ) -> Future[Any]:
@@ -187,7 +200,8 @@ class SqliteStore:
             return
         result = done.result() if done.exception() is None else None
         if not isinstance(result.came if isinstance(result, Settled) else result, Kept):
-            self._files.submit(self.bodies.remove, file)
+            with suppress(RuntimeError):  # closing: it goes at the next start
+                self._files.submit(self.bodies.remove, file)
 
     # -- reading
 

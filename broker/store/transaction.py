@@ -47,6 +47,8 @@ class Transaction:
         last = db.execute("SELECT max(position) FROM message").fetchone()[0]
         self.last = max(last or 0, int(high[0]) if high else 0)
         self.now = 0  # microseconds; the commit's time, set by the writer for each group
+        self.logged = 0  # bytes that the group adds to the log beyond what its operations usually do, about
+        self.held_after = 0  # where retention goes on looking at what it had to keep
         self.claims = Claims(db)
         self.forget()
 
@@ -142,10 +144,13 @@ def _close_answer(tx: Transaction, answers: tuple[int, int], position: int) -> b
     return True
 
 
-def add(tx: Transaction, position: int, deliveries: Sequence[NewDelivery]) -> tuple[int, ...]:
+def add(
+    tx: Transaction, position: int, deliveries: Sequence[NewDelivery], whole: tuple[bytes, bytes] | None = None
+) -> tuple[int, ...]:
     """Writes deliveries of a message, leaving out destinations that it has already (the unit of effect, M-20).
 
-    Returns their numbers in the order given; 0 for one that was there.
+    Returns their numbers in the order given; 0 for one that was there. `whole` is a copy's body and digest, for a
+    message whose own body retention has taken away.
     """
     taken, withdrawn = {}, {}
     for key, number, state, outcome in tx.db.execute(
@@ -154,11 +159,28 @@ def add(tx: Transaction, position: int, deliveries: Sequence[NewDelivery]) -> tu
         taken[key] = number
         if state == State.WITHDRAWN and outcome is None:  # one with an outcome was dead, and dropped for good
             withdrawn[key] = number
+    asked = {new.key for new in deliveries}
+    if whole is not None and not (asked <= taken.keys() - withdrawn.keys() or _has_body(tx, position, *whole)):
+        return (0,) * len(deliveries)
     numbers = _add(tx, position, deliveries, taken)
     return tuple([
         _revive(tx, position, withdrawn[new.key], new) if new.key in withdrawn else number
         for new, number in zip(deliveries, numbers, strict=True)
     ])  # fmt: skip
+
+
+def _has_body(tx: Transaction, position: int, body: bytes, digest: bytes) -> bool:
+    """Whether there is a body to carry; where retention has taken it away, the same bytes put it back for a while."""
+    row = tx.db.execute(
+        "SELECT body IS NOT NULL OR file IS NOT NULL, digest FROM message WHERE position = ?", (position,)
+    ).fetchone()
+    if row is None or row[0]:
+        return row is not None
+    if row[1] != digest:
+        return False
+    tx.db.execute("UPDATE message SET body = ? WHERE position = ?", (body, position))
+    tx.db.execute("INSERT OR IGNORE INTO held (position) VALUES (?)", (position,))
+    return True
 
 
 def _revive(tx: Transaction, position: int, number: int, new: NewDelivery) -> int:
@@ -331,9 +353,12 @@ def drop(tx: Transaction, position: int, number: int, at: datetime, why: str) ->
 
 
 def wake(tx: Transaction, names: Sequence[tuple[int, int]], due: int) -> int:
-    """What waits for a name that changed is due now."""
+    """What waits for a name that changed is due now, in the lane of no peer: the old one's may be closed.
+
+    There its address is looked up, and it joins the lane of the peer that it has now.
+    """
     tx.db.executemany(
-        "UPDATE delivery SET due = ?1 WHERE position = ?2 AND number = ?3 AND state = 0 AND due > ?1",
+        "UPDATE delivery SET due = min(due, ?1), lane = '' WHERE position = ?2 AND number = ?3 AND state = 0",
         [(due, position, number) for position, number in names],
     )
     return len(names)

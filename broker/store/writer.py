@@ -154,7 +154,8 @@ class Writer:
                 return
             self._tell([(group[0].future, error, True)])
         else:
-            self._logged += len(group) * LOGGED
+            self._logged += len(group) * LOGGED + self._tx.logged
+            self._tx.logged = 0
             self._committed(time.perf_counter() - started, len(group))
             self._tell([(job.future, job.outcome, False) for job in group])
 

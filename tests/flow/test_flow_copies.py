@@ -264,8 +264,7 @@ async def _kept(path: Path, bodies: list[bytes], times: int) -> list[Any]:
         await post.rest()
     messages = await post.messages()
     kept: list[Any] = [one.message.digest for one in messages]
-    for one in messages:
-        kept.append([(d.destination, d.state, d.answer) for d in await post.of(one.position)])
+    kept += [(d.destination, d.state, d.answer) for one in messages for d in await post.of(one.position)]
     kept += [(one.address, one.body) for one in post.script.sent]
     kept += [entry.body for entry in await post.mail()]
     await post.stop()

@@ -1,0 +1,23 @@
+"""Every store that there is, for the suite that all of them must pass."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "store"))  # the values that stores are tested with
+
+from store_values import NOW
+
+from broker.store import Store
+from broker.store.sqlite import SqliteStore
+
+
+@pytest.fixture(params=[SqliteStore])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+    opened = request.param(tmp_path / "broker.db", now=lambda: NOW)
+    yield opened
+    await opened.close()

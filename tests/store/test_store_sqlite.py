@@ -1,0 +1,319 @@
+"""The embedded store by itself: group commits, positions, files of large bodies, full disks, other releases' files."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import resource
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from store_values import DAY, NOW, delivery, ended, expecting, header, mail, new, quoting, settlement
+
+from broker.core.delivery import State
+from broker.core.message import Fate
+from broker.core.policy import Policy
+from broker.store import Copy, Kept, Note, Settlement, StoreError, claims
+from broker.store.bodies import LARGE
+from broker.store.sqlite import SqliteStore
+from broker.store.transaction import Transaction
+
+Open = Callable[[], SqliteStore]
+BIG = bytes(LARGE + 1)
+
+
+def files(store: SqliteStore) -> set[str]:
+    return store.bodies.names()
+
+
+# -- groups
+
+
+async def test_what_comes_together_is_committed_together(tmp_path: Path) -> None:
+    groups: list[int] = []
+    store = SqliteStore(tmp_path / "a.db", committed=lambda _seconds, count: groups.append(count))
+    await asyncio.gather(*(store.accept(new(f"{n}")) for n in range(100)))
+    await store.close()
+    assert sum(groups) == 100
+    assert len(groups) < 20
+
+
+async def test_bad_operation_fails_alone(store: SqliteStore) -> None:
+    bad = new("bad", delivery(due=NOW, rule=None))  # no column takes it
+    results = await asyncio.gather(
+        *(store.accept(bad if n == 5 else new(f"{n}")) for n in range(10)), return_exceptions=True
+    )
+    assert [isinstance(result, Kept) for result in results] == [n != 5 for n in range(10)]
+    assert isinstance(results[5], StoreError)
+    assert (await store.counts()).waiting == 9
+
+
+async def test_bug_in_an_operation_is_its_callers_alone(store: SqliteStore) -> None:
+    def broken(_tx: Transaction) -> None:
+        raise LookupError("a bug")
+
+    first, bug, second = store.accept(new("1")), store._writer.submit(broken), store.accept(new("2"))
+    assert isinstance(await first, Kept)
+    assert isinstance(await second, Kept)
+    with pytest.raises(LookupError):
+        await bug
+
+
+async def test_identity_of_a_message_that_failed_is_free_again(store: SqliteStore) -> None:
+    with pytest.raises(StoreError):
+        await store.accept(new("1", delivery(rule=None), quotes=("q",)))
+    assert await store.find(("1", "q"), 10) == ()
+    assert isinstance(await store.accept(new("1")), Kept)
+
+
+async def test_policy_of_a_message_that_failed_is_not_taken_for_another(store: SqliteStore) -> None:
+    for number in range(3):
+        with pytest.raises(StoreError):
+            await store.accept(new(f"{number}", delivery(policy=Policy(priority=number)), delivery("x", rule=None)))
+        await store.accept(new(f"{number}", delivery(policy=Policy(priority=number + 10))))
+    claimed = await store.claim("lane", NOW + DAY, NOW + DAY, NOW + DAY, 10)
+    assert [one.policy.priority for one in claimed.deliveries] == [10, 11, 12]
+
+
+async def test_must_operation_that_can_never_be_written_fails_and_holds_up_nobody(store: SqliteStore) -> None:
+    await store.accept(new())
+    bad = Settlement(change=ended(1), comes=new("r", delivery(rule=None)))
+    with pytest.raises(StoreError):
+        await asyncio.wait_for(store.settle(bad), 5)
+    assert (await store.settle(settlement(1))).changed == 1
+
+
+# -- positions
+
+
+async def test_positions_grow_in_the_order_of_commits_and_are_never_given_twice(open_store: Open) -> None:
+    store = open_store()
+    kept = await asyncio.gather(*(store.accept(new(f"{n}")) for n in range(20)))
+    assert [one.position for one in kept] == list(range(1, 21))
+    await store.close()
+    again = open_store()
+    assert (await again.accept(new("next"))).position == 21
+
+
+async def test_position_that_retention_took_away_is_not_given_again(open_store: Open, tmp_path: Path) -> None:
+    store = open_store()
+    for n in range(3):
+        await store.accept(new(f"{n}"))
+    await store.close()
+    with closing(sqlite3.connect(tmp_path / "broker.db")) as db, db:
+        db.execute("INSERT INTO meta VALUES ('high', '3')")
+        db.execute("DELETE FROM message WHERE position > 1")
+    assert (await open_store().accept(new("next"))).position == 4
+
+
+async def test_claims_are_known_after_a_restart(open_store: Open) -> None:
+    store = open_store()
+    await store.accept(new("1", quotes=("q",)))
+    await store.close()
+    again = open_store()
+    assert await again.accept(new("1")) == Copy(position=1)
+    assert await again.find(("q",), 10) == (1,)
+
+
+async def test_claims_are_found_while_and_after_they_are_put_away(
+    open_store: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "YOUNG", 20)
+    monkeypatch.setattr(claims, "AT_ONCE", 7)
+    store = open_store()
+    for n in range(60):
+        await store.accept(new(f"i{n}", quotes=(f"q{n}",)))
+        if n % 7 == 0:
+            with pytest.raises(StoreError):
+                await store.accept(new(f"bad{n}", delivery(rule=None)))
+        seen = random.Random(n).randint(0, n)
+        assert await store.accept(new(f"i{seen}")) == Copy(position=(await store.find((f"q{seen}",), 5))[0])
+    found = [await store.find((f"q{n}",), 5) for n in range(60)]
+    assert all(len(one) == 1 for one in found)
+    await store.close()
+    again = open_store()
+    assert [await again.find((f"q{n}",), 5) for n in range(60)] == found
+    assert all([isinstance(await again.accept(new(f"i{n}")), Copy) for n in range(60)])
+
+
+async def test_store_keeps_its_key(open_store: Open) -> None:
+    store = open_store()
+    key = store.key
+    await store.close()
+    assert open_store().key == key
+
+
+async def test_file_of_a_newer_release_is_refused(open_store: Open, tmp_path: Path) -> None:
+    await open_store().close()
+    with closing(sqlite3.connect(tmp_path / "broker.db")) as db:
+        db.execute("PRAGMA user_version = 99")
+    with pytest.raises(ValueError, match="newer"):
+        open_store()
+
+
+async def test_closed_store_says_so(open_store: Open) -> None:
+    store = open_store()
+    await store.close()
+    with pytest.raises(StoreError):
+        await store.accept(new())
+
+
+async def test_closing_writes_what_is_queued(open_store: Open) -> None:
+    store = open_store()
+    asked = [store.accept(new(f"{n}", body=BIG if n % 5 == 0 else b"{}")) for n in range(50)]
+    await store.close()
+    assert all(isinstance(one.result(), Kept) for one in asked)
+    again = open_store()
+    assert (await again.counts()).messages == 50
+    assert len(files(again)) == 10
+
+
+# -- large bodies
+
+
+async def test_large_body_has_a_file_of_its_own_and_comes_back_as_it_was(store: SqliteStore) -> None:
+    await store.accept(new("1", body=BIG))
+    await store.accept(new("2", body=BIG[:LARGE]))
+    assert len(files(store)) == 1
+    assert [await store.body(n) for n in (1, 2)] == [BIG, BIG[:LARGE]]
+    assert (await store.load((1, 2), 1000))[1][1] is None, "it is read when it is sent"
+
+
+async def test_copy_of_a_large_message_leaves_no_file_behind(store: SqliteStore) -> None:
+    await store.accept(new("1", body=BIG))
+    assert isinstance(await store.accept(new("1", body=BIG)), Copy)
+    with pytest.raises(StoreError):
+        await store.accept(new("2", delivery(rule=None), body=BIG))
+    await asyncio.sleep(0)
+    await asyncio.to_thread(store._files.shutdown)
+    assert len(files(store)) == 1
+
+
+async def test_large_response_in_the_exchange_is_kept(store: SqliteStore) -> None:
+    await store.accept(new("1", expecting()))
+    settled = await store.settle(settlement(1, comes=new("r", body=BIG, answers=(1, 1), fate=Fate.ANSWER)))
+    assert isinstance(settled.came, Kept)
+    assert await store.body(2) == BIG
+    assert len(files(store)) == 1
+
+
+async def test_file_that_no_row_names_is_removed_at_start(open_store: Open) -> None:
+    store = open_store()
+    await store.accept(new("1", body=BIG))
+    store.bodies.write(b"the crash came before its row")
+    await store.close()
+    again = open_store()
+    assert len(files(again)) == 1
+    assert await again.body(1) == BIG
+
+
+# -- a full disk
+
+
+@contextmanager
+def no_room(tmp_path: Path) -> Iterator[None]:
+    """Files may not grow beyond what they are."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    size = max(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+async def test_full_disk_refuses_what_is_new_and_keeps_trying_what_is_not(store: SqliteStore, tmp_path: Path) -> None:
+    for n in range(20):
+        await store.accept(new(f"{n}"))
+    with no_room(tmp_path):
+        body = bytes(200_000)
+        refused = await asyncio.gather(
+            *(store.accept(new(f"x{n}", body=body)) for n in range(5)), return_exceptions=True
+        )
+        assert any(isinstance(one, StoreError) for one in refused)
+        settled = [store.settle(settlement(n, comes=new(f"r{n}", body=body, answers=(n, 1)))) for n in range(1, 21)]
+        await asyncio.sleep(0.1)
+        assert not all(one.done() for one in settled)
+        assert await store.stored(1) is not None, "what is kept can still be read"
+    assert [(await asyncio.wait_for(one, 10)).changed for one in settled] == [1] * 20
+    assert isinstance(await store.accept(new("after")), Kept)
+    assert await integrity(tmp_path) == "ok"
+
+
+async def test_large_body_that_finds_no_room_leaves_nothing_behind(store: SqliteStore, tmp_path: Path) -> None:
+    await store.accept(new("1"))
+    with no_room(tmp_path), pytest.raises(StoreError):
+        await store.accept(new("2", body=bytes(20 << 20)))
+    assert files(store) == set()
+    assert isinstance(await store.accept(new("2", body=BIG)), Kept)
+
+
+async def test_page_limit_of_the_database_is_a_full_disk_too(store: SqliteStore) -> None:
+    await store.accept(new("1"))
+    pages = await store._writer.submit(lambda tx: tx.db.execute("PRAGMA page_count").fetchone()[0])
+    await store._writer.submit(lambda tx: tx.db.execute(f"PRAGMA max_page_count = {pages + 2}").fetchone())
+    with pytest.raises(StoreError):
+        await store.accept(new("2", body=bytes(100_000)))
+    settled = store.settle(settlement(1, comes=new("r", body=bytes(100_000))))
+    await asyncio.sleep(0.1)
+    assert not settled.done()
+    await store._writer.submit(lambda tx: tx.db.execute("PRAGMA max_page_count = 1000000").fetchone())
+    assert (await asyncio.wait_for(settled, 10)).changed == 1
+
+
+async def integrity(tmp_path: Path) -> str:
+    def check() -> str:
+        with closing(sqlite3.connect(tmp_path / "broker.db")) as db:
+            return str(db.execute("PRAGMA integrity_check").fetchone()[0])
+
+    return await asyncio.to_thread(check)
+
+
+# -- everything at once
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_file_is_sound_after_any_operations(open_store: Open, tmp_path: Path, seed: int) -> None:
+    store, dice = open_store(), random.Random(seed)
+    for _ in range(40):
+        asked = [_operation(store, dice) for _ in range(dice.randint(1, 30))]
+        await asyncio.gather(*asked, return_exceptions=True)
+    counts = await store.counts()
+    await store.close()
+    again = open_store()
+    assert await again.counts() == counts
+    assert await integrity(tmp_path) == "ok"
+
+
+def _operation(store: SqliteStore, dice: random.Random) -> Any:
+    position, at = dice.randint(1, 60), NOW + timedelta(seconds=dice.randint(0, 9999))
+    body = BIG if dice.random() < 0.05 else bytes(dice.randint(0, 5000))
+    some = (expecting("urn:d"), mail("urn:box"), delivery("urn:e", rule=None if dice.random() < 0.05 else "r"))
+    message = new(f"{dice.randint(0, 80)}", *some[: dice.randint(1, 3)], body=body, quotes=(f"q{position}",))
+    about = header(response=quoting(f"q{position}"))
+    response = new(f"r{position}", mail("urn:s"), body=body, about=about, answers=(position, 1), fate=Fate.ANSWER)
+    report = new(None, mail("urn:s"), reports_on=position)
+    state = dice.choice([State.DONE, State.DEAD, State.WAITING, State.WITHDRAWN])
+    change = settlement(position, dice.randint(1, 3), state=state, due=at, comes=dice.choice([None, response, report]))
+    return dice.choice([
+        lambda: store.accept(message),
+        lambda: store.accept(message),
+        lambda: store.accept(response),
+        lambda: store.settle(change),
+        lambda: store.add(position, (delivery(f"urn:{dice.randint(0, 5)}"),)),
+        lambda: store.claim("lane", at, at, at, dice.randint(1, 20)),
+        lambda: store.withdraw(position, at, "why", ()),
+        lambda: store.redrive(position, 1, at, at + DAY),
+        lambda: store.drop(position, 1, at, "why"),
+        lambda: store.wake([(position, 1)], at),
+        lambda: store.missing(position, 1, at, report),
+        lambda: store.unread("urn:box", position, report),
+        lambda: store.note(position, Note(at=at, what="note")),
+        lambda: store.mark_read("urn:box", (position,), "reader", at),
+        lambda: store.acknowledge(position, "reader", at),
+    ])()  # fmt: skip

@@ -37,6 +37,7 @@ from broker.flow.plan import Planning
 from broker.flow.receive import Receiving
 from broker.flow.report import Reports
 from broker.flow.respond import Responding
+from broker.flow.retention import Ages, Retaining
 from broker.flow.sweep import Sweeping
 from broker.notify import ServiceManager, watchdog_interval
 from broker.plugins import Channels
@@ -107,6 +108,9 @@ class Broker:
         reports = Reports(here=here, way_back=self.responding.way_back_for_report, post=self.delivering.post)
         self.delivering.answers, self.delivering.reports = self.responding, reports
         self.sweeping = Sweeping(here=here, store=store, delivering=self.delivering, reports=reports)
+        kept = settings.store.retention
+        ages = Ages(body=kept.body, mailbox=kept.mailbox, identity=kept.identity, trace=kept.trace)
+        self.retaining = Retaining(here=here, store=store, ages=ages)
         self.accepting = Accepting(
             here=here, store=store, rules=self.rules, defaults=settings.defaults, directory=self._snapshot,
             planning=planning, delivering=self.delivering, responding=self.responding, reports=reports,
@@ -132,9 +136,14 @@ class Broker:
             )  # fmt: skip
             self._start_task(self.delivering.run(), "deliver")
             self._start_task(self.sweeping.run(), "sweep")
+            self._start_task(self.retaining.run(), "retention")
             self._start_task(
-                self.directory.watch(WATCH_DIRECTORY, self.directory_changed, self._report_problems), "directory"
-            )
+                self.directory.watch(
+                    WATCH_DIRECTORY, self.directory_changed, self._report_problems,
+                    refresh=self._settings.directory.refresh,
+                ),
+                "directory",
+            )  # fmt: skip
             await self._listen()
         except BaseException:
             await self.stop()
@@ -234,6 +243,7 @@ class Broker:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.delivering.drain(DRAIN)
+        self.callers.tell_kept()
         for runner in reversed(self._runners):
             await runner.cleanup()
         for sender in set(self.channels.senders().values()):

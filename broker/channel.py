@@ -155,6 +155,4 @@ class ChannelSpec(msgspec.Struct, frozen=True, kw_only=True):
     receiver: Callable[[Any, Host], Receiver] | None = None
     sender: Callable[[Any, Host], Sender] | None = None
     kind: Kind = Kind.DIRECT
-    peer_of: Callable[
-        [str], str
-    ]  # the lane that an address belongs to; raises ValueError for an address it cannot use
+    peer_of: Callable[[str], str]  # the lane that an address belongs to; raises ValueError for an address it cannot use

@@ -96,11 +96,16 @@ NotYet = Annotated[Any, BeforeValidator(_not_yet), WithJsonSchema({"not": {}})]
 
 class Party(Form):
     endpoints: NamePatterns = Field(
-        default=(), description="The endpoints it owns: it may send as these, and read their mailboxes."
+        default=(),
+        description="The endpoints it owns: it may send as these, and read their mailboxes. Not enforced before `auth` is.",
     )
-    relays_for: NamePatterns = Field(default=(), description="Endpoints it may carry messages for without owning them.")
+    relays_for: NamePatterns = Field(
+        default=(),
+        description="Endpoints it may carry messages for without owning them. Not enforced before `auth` is.",
+    )
     broker: Flag = Field(
-        default=False, description="It is a broker: envelope attributes that steer are honoured from it."
+        default=False,
+        description="It is a broker: envelope attributes that steer are honoured from it, once `auth` tells who it is.",
     )
     auth: NotYet = Field(default=(), description="How it proves itself. Not in this release.")
 
@@ -147,7 +152,9 @@ Way = Annotated[
 
 
 class Directory(Form):
-    refresh: Span = Field(default=timedelta(minutes=15), description="How often the sources are read again.")
+    refresh: Span = Field(
+        default=timedelta(minutes=15), description="How often the sources are read again; a file that changes, at once."
+    )
     sources: AnyTexts = Field(
         default=(), description="Files that say who lives where: YAML, or FHIR Bundles; `*` in a name is any."
     )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, WithJsonSchema
 
 from broker.config.kinds import (
     AsTheyStand,
@@ -19,7 +20,19 @@ from broker.config.kinds import (
     Text,
     Texts,
 )
+from broker.config.mistake import Wrong
 from broker.core.policy import DEFAULT, Expects, Late, OnTimeout, Order
+
+
+def _only(value: Any) -> Callable[[Any], Any]:
+    """Refuses what would be read and not acted on: somebody who asks for order must not go without it unawares."""
+
+    def check(said: Any) -> Any:
+        if said != value:
+            raise Wrong(f"other than {value} is not in this release", "take it out for now")
+        return said
+
+    return check
 
 
 class SyncForm(Form):
@@ -75,11 +88,16 @@ class PolicyForm(Form):
         description="How long a response is looked for; then the source is told that none came.",
     )
     retry: RetryForm = Field(default_factory=RetryForm, description="When a delivery is tried again.")
-    order: Order = Field(
-        default=DEFAULT.order, description="What is delivered one after the other: none, or all of one key."
+    order: Annotated[Order, AfterValidator(_only(Order.NONE)), WithJsonSchema({"enum": ["none"]})] = Field(
+        default=DEFAULT.order,
+        description="What is delivered one after the other: nothing; streams of one source, subject, focus or"
+        " correlation are not in this release.",
     )
-    on_refused: Literal["skip", "hold"] = Field(
-        default="skip", description="In an ordered stream: what is refused is skipped, or holds the stream."
+    on_refused: Annotated[
+        Literal["skip", "hold"], AfterValidator(_only("skip")), WithJsonSchema({"enum": ["skip"]})
+    ] = Field(
+        default="skip",
+        description="In an ordered stream, what is refused is skipped; that it holds the stream is not in this release.",
     )
     category: Literal["consequence", "currency", "notification"] | None = Field(
         default=None, description="What a resubmission of the same content means."
@@ -99,8 +117,10 @@ class PolicyForm(Form):
     validate_: Literal["header", "resource"] = Field(
         default="header", alias="validate", description="What is checked before a message is accepted."
     )
-    priority: int = Field(
-        default=DEFAULT.priority, ge=0, description="Higher goes first in its lane; not inside a stream."
+    priority: Annotated[int, Field(ge=0), AfterValidator(_only(0)), WithJsonSchema({"type": "integer", "const": 0})] = (
+        Field(
+            default=DEFAULT.priority, description="Which goes first in its lane; other than 0 is not in this release."
+        )
     )
 
 

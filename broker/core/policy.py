@@ -97,9 +97,7 @@ class Match(msgspec.Struct, frozen=True, kw_only=True):
     party: tuple[str, ...] = ()
     channel: tuple[str, ...] = ()
     path: tuple[str, ...] = ()  # {name} of /in/{name}/$process-message
-    header: tuple[
-        tuple[str, tuple[str, ...]], ...
-    ] = ()  # transport header (lower case) and its values; `*` at the end
+    header: tuple[tuple[str, tuple[str, ...]], ...] = ()  # transport header (lower case) and its values; `*` at the end
     profile: tuple[str, ...] = ()
     fhir: tuple[str, ...] = ()  # "4.0"
     type: tuple[str, ...] = ()  # CloudEvents type

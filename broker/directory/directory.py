@@ -8,6 +8,7 @@ import inspect
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,9 +64,11 @@ class Directory:
         self.current = Snapshot(self._own.listed)
         self.problems: tuple[DirectoryProblem, ...] = self._own.problems
 
-    def load(self) -> Snapshot:
-        """Read what has changed, make it current, and collect all problems; blocks on files."""
+    def load(self, *, everything: bool = False) -> Snapshot:
+        """Read what has changed (or everything), make it current, and collect all problems; blocks on files."""
         with self._lock:
+            if everything:
+                self._seen = {}
             files, problems = self._files()
             seen = {path: _stamp(path) for path in files}  # before reading: what changes meanwhile is read again
             kept: dict[Path, _Kept] = {}
@@ -88,22 +91,33 @@ class Directory:
             self.current = snapshot
             return snapshot
 
-    async def reload(self) -> Snapshot:
+    async def reload(self, *, everything: bool = False) -> Snapshot:
         """The same outside the event loop."""
-        return await asyncio.to_thread(self.load)
+        return await asyncio.to_thread(partial(self.load, everything=everything))
 
-    async def watch(self, interval: timedelta, on_change: OnChange, on_problems: OnProblems | None = None) -> None:
+    async def watch(
+        self,
+        interval: timedelta,
+        on_change: OnChange,
+        on_problems: OnProblems | None = None,
+        *,
+        refresh: timedelta = timedelta.max,
+    ) -> None:
         """Look at the files every `interval`, for ever; `on_change(old, new)` when the content is another.
 
-        `on_problems` hears all that is wrong, each time that is something else, and once more when nothing is. The
-        caller owns the task and cancels it.
+        Every `refresh` they are read even if they look the same: not every file system tells. `on_problems` hears all
+        that is wrong, each time that is something else, and once more when nothing is. The caller owns the task and
+        cancels it.
         """
+        since = interval
         while True:
             await asyncio.sleep(interval.total_seconds())
-            if not await asyncio.to_thread(self._is_stale):
+            everything = since >= refresh
+            since = interval if everything else since + interval
+            if not everything and not await asyncio.to_thread(self._is_stale):
                 continue
             old, known = self.current, self.problems
-            new = await self.reload()
+            new = await self.reload(everything=everything)
             if on_problems is not None and self.problems != known:
                 on_problems(self.problems)
             if new.version != old.version:

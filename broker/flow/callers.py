@@ -73,6 +73,12 @@ class Callers:
                 told |= caller.answer.done() and caller.answer.result().kind is AnswerKind.REFUSED
         return told
 
+    def tell_kept(self) -> None:
+        """The broker stops: who still waits hears now that the message is kept, and asks its status later."""
+        for caller in [caller for callers in self._waiting.values() for caller in callers]:
+            if not caller.answer.done():
+                caller.answer.set_result(Answer(kind=AnswerKind.KEPT, receipt=caller.receipt))
+
     def respond(self, position: int, body: bytes, media_type: str) -> bool:
         """The response is here; says whether anybody heard it."""
         told = False

@@ -184,7 +184,7 @@ class Delivering:
                     self._ask(lane)
             self._drop_idle_lanes()
             self._poke.clear()
-            due = min((lane.next_due for lane in self.lanes.values() if lane.next_due), default=None)
+            due = min((at for lane in self.lanes.values() if (at := lane.asks_at) is not None), default=None)
             pause = TICK if due is None else min(max((due - now).total_seconds(), 0.02), TICK)
             try:
                 async with asyncio.timeout(pause):

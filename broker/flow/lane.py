@@ -225,10 +225,16 @@ class Lane:
         """How much to take from the store now: one probe while closed."""
         return 1 if not self.is_open else READY // 4
 
+    @property
+    def asks_at(self) -> datetime | None:
+        """When the store is to be asked, as things stand; whoever is at work asks by itself once there is room."""
+        if self.next_due is None:
+            return None
+        if self.closed_until is None:
+            return self.next_due if self.has_room else None
+        return None if self.known else max(self.next_due, self.closed_until)  # one probe at a time
+
     def ask_again(self, now: datetime) -> bool:
         """Whether the store has something for this lane that may be tried now."""
-        if self.next_due is None or self.next_due > now:
-            return False
-        if self.closed_until is None:
-            return self.has_room
-        return now >= self.closed_until and not self.known  # one probe at a time
+        at = self.asks_at
+        return at is not None and at <= now

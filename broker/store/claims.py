@@ -118,7 +118,8 @@ class Claims:
             del self._old.rows[-AT_ONCE:]
             if not self._old.rows:
                 self._old = None
-        elif len(self._young.rows) >= (1 if self._hurried else YOUNG):  # not before the commit: a rollback takes back from the young
+        elif len(self._young.rows) >= (1 if self._hurried else YOUNG):
+            # not before the commit: a rollback takes back from the young
             self._old, self._young = self._young, _Generation()
             self._hurried = False
             self._old.rows.sort()

@@ -88,7 +88,9 @@ CREATE TABLE mail (
 ) WITHOUT ROWID;
 CREATE INDEX mail_unread ON mail (unread_by) WHERE unread_by IS NOT NULL;
 
-CREATE TABLE held (position INTEGER PRIMARY KEY);   -- what retention had to keep, to be looked at again
+CREATE TABLE held (
+    position INTEGER PRIMARY KEY    -- what retention had to keep, to be looked at again
+);
 
 CREATE TABLE note (
     position INTEGER NOT NULL,
@@ -106,7 +108,7 @@ UPGRADES = {  # from this version to the next
 
 
 def prepare(db: sqlite3.Connection, key: bytes) -> None:
-    """Creates the tables in an empty file, brings those of an older release up to date; refuses a file that a newer release has written."""
+    """Creates the tables, or brings those of an older release up to date; refuses a file of a newer one."""
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if version > VERSION:
         raise ValueError(

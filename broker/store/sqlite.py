@@ -214,6 +214,8 @@ class SqliteStore:
     def _on_reader(self, function: Callable[..., T], arguments: tuple[Any, ...]) -> T:
         if not hasattr(self._local, "reader"):
             self._local.reader = Reader(connect(self._path), self.bodies, self._writer.claims)
+        with suppress(FileNotFoundError):  # retention took a large body away between its row and its file: look again
+            return function(self._local.reader, *arguments)
         return function(self._local.reader, *arguments)
 
     async def stored(self, position: int) -> Stored | None:

@@ -323,17 +323,22 @@ def withdraw(tx: Transaction, position: int, at: datetime, why: str, under_way: 
 def redrive(tx: Transaction, position: int, number: int, at: datetime, expiry: datetime) -> bool:
     """A dead letter waits again, due at once; its response is looked for anew, for as long as at first."""
     row = tx.db.execute(
-        "SELECT steps FROM delivery WHERE position = ? AND number = ? AND state = ?", (position, number, State.DEAD)
+        "SELECT steps, policy FROM delivery WHERE position = ? AND number = ? AND state = ?",
+        (position, number, State.DEAD),
     ).fetchone()
     if row is None:
         return False
     steps = story(decode_steps(row[0]) if row[0] else (), Step(at=at, what=Event.REDRIVEN.value))
+    answer_by = micros(at + tx.policies(row[1]).answer_within)
     tx.db.execute(
         "UPDATE delivery SET state = 0, ended = NULL, outcome = NULL, due = ?1, expiry = ?2, steps = ?3,"
-        " answer = iif(answer = ?6 AND answer_by IS NOT NULL, ?7, answer), answer_by = ?1 + (answer_by - accepted)"
+        " answer = iif(answer = ?6 AND answer_by IS NOT NULL, ?7, answer), answer_by = iif(answer_by IS NULL, NULL, ?8)"
         " WHERE position = ?4 AND number = ?5",
-        (micros(at), micros(expiry), encode_steps(steps), position, number, AnswerState.CLOSED, AnswerState.OPEN),
-    )
+        (
+            micros(at), micros(expiry), encode_steps(steps), position, number, AnswerState.CLOSED, AnswerState.OPEN,
+            answer_by,
+        ),
+    )  # fmt: skip
     return True
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache, wraps
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -33,6 +34,10 @@ _TRACEPARENT = re.compile(
 )
 _DIGEST = re.compile(r"sha-256=[A-Za-z0-9+/]{43}=", re.ASCII)
 
+# Of what is written again and again: bounds the memory to a few MiB, whatever partners call themselves.
+MOST_REMEMBERED = 2048
+LONGEST_REMEMBERED = 256
+
 
 class BadAttribute(ValueError):
     """An attribute whose value is not of its type."""
@@ -45,6 +50,18 @@ class BadAttribute(ValueError):
 # --- names of parties ------------------------------------------------------------------------------------------------
 
 
+def _remembered(function: Callable[[str], str]) -> Callable[[str], str]:
+    """Keeps the last answers for short strings: endpoints are few, messages are many."""
+    known = lru_cache(maxsize=MOST_REMEMBERED)(function)
+
+    @wraps(function)
+    def answer(text: str) -> str:
+        return known(text) if len(text) <= LONGEST_REMEMBERED else function(text)
+
+    return answer
+
+
+@_remembered
 def escape_name(name: str) -> str:
     """An endpoint as a URI-reference: as it stands if it is one, else percent-encoded as a whole.
 
@@ -57,6 +74,7 @@ def unescape_name(text: str) -> str:
     return unquote(text, errors="strict") if _ESCAPED.fullmatch(text) else text
 
 
+@_remembered
 def _escape_entry(name: str) -> str:
     """An entry of a list: only what has a space in it, or would be unescaped, needs to be escaped."""
     return quote(name, safe="") if _ESCAPED.fullmatch(name) or any(c.isspace() for c in name) else name
@@ -67,25 +85,39 @@ def _escape_entry(name: str) -> str:
 
 def to_attributes(envelope: Envelope) -> list[tuple[str, str]]:
     """The attributes that are there; the trace context is left to the binding, which has headers of its own for it."""
-    written: list[tuple[str, str]] = []
-    if envelope.id and envelope.source and envelope.type:
-        written.append(("specversion", SPECVERSION))
-    for name in ("id", "source", "type", "time", *STANDING_ALONE):
-        value = getattr(envelope, name)
-        if value is not None and value != ():
-            written.append((name, _text(name, value)))
-    written.extend((name, value) for name, value in envelope.more if name not in OWN and _NAME.fullmatch(name))
+    written = [(name, value) for name, value in _ours(envelope) if value is not None]
+    if envelope.more:
+        written += [(name, value) for name, value in envelope.more if name not in OWN and _NAME.fullmatch(name)]
     return written
 
 
-def _text(name: str, value: Any) -> str:
-    if name == "source":
-        return escape_name(value)
-    if isinstance(value, tuple):
-        return " ".join(_escape_entry(entry) for entry in value)
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
-    return str(value)
+def _ours(envelope: Envelope) -> tuple[tuple[str, str | None], ...]:
+    """Written out and not looped over: each message that leaves passes here."""
+    source, timeleft, priority = envelope.source, envelope.timeleft, envelope.priority
+    return (
+        ("specversion", SPECVERSION if envelope.id and source and envelope.type else None),
+        ("id", envelope.id),
+        ("source", None if source is None else escape_name(source)),
+        ("type", envelope.type),
+        ("time", _instant(envelope.time)),
+        ("destination", _list(envelope.destination)),
+        ("via", _list(envelope.via)),
+        ("expirytime", _instant(envelope.expirytime)),
+        ("timeleft", None if timeleft is None else str(timeleft)),
+        ("priority", None if priority is None else str(priority)),
+        ("digest", envelope.digest),
+        ("correlationid", envelope.correlationid),
+    )
+
+
+def _list(names: tuple[str, ...]) -> str | None:
+    return " ".join([_escape_entry(name) for name in names]) if names else None
+
+
+def _instant(at: datetime | None) -> str | None:
+    if at is None:
+        return None
+    return (at if at.tzinfo is UTC else at.astimezone(UTC)).isoformat()[: -len("+00:00")] + "Z"
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------

@@ -22,6 +22,8 @@ SECRET = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key
 
 def encode(value: str) -> str:
     """C-17: space, `"`, `%` and everything outside U+0021–U+007E as UTF-8 bytes, upper-case hex."""
+    if value.isascii() and value.isprintable() and not (" " in value or "%" in value or '"' in value):
+        return value  # as nearly all are; a quarter of the time that the expression takes
     return _ENCODE.sub(lambda match: "".join(f"%{byte:02X}" for byte in match[0].encode()), value)
 
 
@@ -36,7 +38,8 @@ def decode(value: str) -> str:
 def write_envelope(envelope: Envelope) -> list[tuple[str, str]]:
     """The headers that carry this envelope."""
     headers = [(PREFIX + name, encode(value)) for name, value in to_attributes(envelope)]
-    headers += trace_context(envelope.traceparent, envelope.tracestate).items()
+    if envelope.traceparent is not None:
+        headers += trace_context(envelope.traceparent, envelope.tracestate).items()
     if envelope.id and _is_plain(envelope.id):
         headers.append(("Event-Id", envelope.id))
     if envelope.correlationid and _is_plain(envelope.correlationid):

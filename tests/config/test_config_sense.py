@@ -317,9 +317,23 @@ def test_policies_have_bounds(desk: Desk, policy: str) -> None:
     "policy",
     [
         "retry: {factor: 1, jitter: 0}", "retry: {jitter: 1}", "lane: {rate: 0.1}", "sync: {wait: 0s}",
-        "order: subject", "order: focus", "order: correlation", "on_refused: hold", "category: consequence",
-        "reused_id: accept", "duplicates: forward", "bounce: never", "priority: 9",
+        "order: none", "on_refused: skip", "category: consequence", "priority: 0",
+        "reused_id: accept", "duplicates: forward", "bounce: never",
     ],
 )  # fmt: skip
 def test_policies_at_their_bounds_are_right(desk: Desk, policy: str) -> None:
     assert desk.load(f"defaults: {{{policy}}}\n").warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("policy", "said"),
+    [
+        ("order: source", "`order` other than none is not in this release: `source` (take it out for now)"),
+        ("order: correlation", "`order` other than none is not in this release: `correlation` (take it out for now)"),
+        ("on_refused: hold", "`on_refused` other than skip is not in this release: `hold` (take it out for now)"),
+        ("priority: 5", "`priority` other than 0 is not in this release: `5` (take it out for now)"),
+    ],
+)
+def test_policies_that_nobody_would_act_on_are_refused(desk: Desk, policy: str, said: str) -> None:
+    assert desk.mistakes(f"defaults: {{{policy}}}\n") == [said]
+    assert desk.mistakes(f"routes: [{{{policy}}}]\n") == [said]

@@ -64,7 +64,7 @@ routes:
     address: https://sick.example/fhir
     sync: {wait: 5s, expects: response, on_timeout: refuse}
     mailbox: {unread: 1d}
-    order: source
+    order: none
     validate: resource
     category: currency
   - to: [urn:oid:2.999.1]
@@ -152,7 +152,7 @@ def test_what_a_rule_leaves_unsaid_comes_from_defaults_and_then_from_us(desk: De
     assert policy.sync.longest == timedelta(seconds=30), "of defaults"
     assert policy.sync.late is DEFAULT.sync.late, "of ours"
     assert (policy.sync.expects, policy.sync.on_timeout) == (Expects.RESPONSE, OnTimeout.REFUSE)
-    assert (policy.order, policy.validate, policy.category) == (Order.SOURCE, "resource", "currency")
+    assert (policy.order, policy.validate, policy.category) == (Order.NONE, "resource", "currency")
     assert policy.unread == timedelta(days=1)
     assert policy.lane.rate == 2.5
     assert settings.routes[1].policy == settings.defaults
@@ -161,9 +161,9 @@ def test_what_a_rule_leaves_unsaid_comes_from_defaults_and_then_from_us(desk: De
 
 def test_a_rule_takes_nothing_from_another_rule(desk: Desk) -> None:
     rules = desk.load(
-        "routes:\n  - {match: {event: a}, priority: 5, sync: {wait: 1s}}\n  - {sync: {longest: 20s}}\n"
+        "routes:\n  - {match: {event: a}, validate: resource, sync: {wait: 1s}}\n  - {sync: {longest: 20s}}\n"
     ).routes
-    assert rules[1].policy.priority == DEFAULT.priority
+    assert rules[1].policy.validate == DEFAULT.validate
     assert rules[1].policy.sync.wait == DEFAULT.sync.wait
 
 

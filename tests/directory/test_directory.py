@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -135,6 +136,22 @@ async def test_a_changed_file_is_seen_and_what_changed_is_told(tmp_path: Path) -
     assert (address(old), address(new)) == ("https://1.example", "https://2.example/longer")
     assert directory.current is new
     assert changed_names(old, new).names == {"a"}
+    await stop(task)
+
+
+async def test_a_file_that_looks_the_same_is_read_again_at_the_refresh(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    write(path, "https://1.example")
+    stat = path.stat()
+    directory = Directory({}, ["*.yaml"], folder=tmp_path)
+    await directory.reload()
+    write(path, "https://2.example")
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert address(await directory.reload()) == "https://1.example"
+    seen: asyncio.Queue[Snapshot] = asyncio.Queue()
+    watching = directory.watch(SOON, lambda old, new: seen.put_nowait(new), refresh=3 * SOON)
+    task = asyncio.create_task(watching)
+    assert address(await asyncio.wait_for(seen.get(), 10)) == "https://2.example"
     await stop(task)
 
 

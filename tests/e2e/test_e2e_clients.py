@@ -62,22 +62,20 @@ async def limited(search: Any, count: int) -> Any:
             return
 
 
-async def test_fhirpy_creates_a_bundle_as_a_resource(daemon: StartDaemon, receiver: OpenReceiver) -> None:
+async def test_fhirpy_gets_back_what_it_created_and_finds_it_again(daemon: StartDaemon, receiver: OpenReceiver) -> None:
     broker = await broker_with(daemon, receiver)
     client = fhirpy.AsyncFHIRClient(broker.base, extra_headers={"Prefer": "return=representation"})
-    data = loaded(message(to=HELD, event="created"))
-    del data["id"]  # with one, a client would update what the server has under it
-    bundle = client.resource(**data)
-    await bundle.save()
-    assert bundle.serialize() == data
+    data = loaded(message("created", to=HELD, event="created"))
+    assert await client.execute("Bundle", data=data) == data
     found = await client.resources("Bundle").search(**{"message.event": "created"}).fetch()
-    assert [one["type"] for one in found] == ["message"]
+    assert [one["id"] for one in found] == ["created"]
 
 
 async def test_fhir_kit_client_publishes_polls_and_reads_what_the_broker_can_do(
     daemon: StartDaemon, receiver: OpenReceiver, tmp_path: Path
 ) -> None:
-    assert (node := shutil.which("node")), "node is missing; `make test` installs it"
+    node = shutil.which("node")
+    assert node, "node is missing; `make test` installs it"
     assert (MODULES / "fhir-kit-client").is_dir(), "fhir-kit-client is missing; `make test` installs it"
     broker = await broker_with(daemon, receiver)
     file = tmp_path / "message.json"
@@ -89,7 +87,7 @@ async def test_fhir_kit_client_publishes_polls_and_reads_what_the_broker_can_do(
     out, err = await process.communicate()
     assert process.returncode == 0, err.decode()
     heard = orjson.loads(out)
-    assert heard["statement"]["messaging"][0]["supportedMessage"] is not None
+    assert heard["statement"]["messaging"][0]["endpoint"][0]["address"] == f"{broker.base}/$process-message"
     assert heard["answer"]["issue"][0]["details"]["coding"][0]["code"] == "accepted"
     assert [entry["resource"]["id"] for entry in heard["page"]["entry"]] == ["kept"]
     assert heard["next"]["resourceType"] == "Bundle"

@@ -1,4 +1,4 @@
-"""Real messages of other people, through the real daemon: byte for byte to a receiver and into mailboxes, or refused."""
+"""Real messages of other people through the real daemon: byte for byte to a receiver and into mailboxes, or refused."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ REFUSED = {
 # Nobody can say of a batch that it is a message; reused ids a rule can allow.
 NEVER = {name: row for name, row in REFUSED.items() if row[0] != 409}
 
-# With reused ids allowed, the specification's request is taken under the id that its example response quotes: so that is
-# an answer, and goes to who asked (whose name leads nowhere, so into its mailbox), not to where it says itself.
+# With reused ids allowed, the specification's request is taken under the id that its example response quotes: so that
+# is an answer, and goes to who asked (whose name leads nowhere, so into its mailbox), not to where it says itself.
 ANSWER = "google__fhir/Bundle-3a0707d3-549e-4467-b8b8-5a2ab3800efe.json"
 ASKER = "http://example.org/clients/ehr-lite"
 
@@ -100,7 +100,8 @@ def named(path: Path) -> Iterator[None]:
 def check_refused(said: Said, status: int, error: str) -> None:
     assert said.status == status, said
     if said.headers["Content-Type"].startswith(FHIR_XML):
-        assert b"<OperationOutcome" in said.body and f'value="{error}"'.encode() in said.body, said
+        assert b"<OperationOutcome" in said.body, said
+        assert f'value="{error}"'.encode() in said.body, said
     else:
         assert problem_ids(said.body) == [error], said
 

@@ -37,6 +37,11 @@ def checked(resource: dict[str, Any], base: str) -> dict[str, Any]:
     return resource
 
 
+def written_in(base: str, body: bytes) -> bytes:
+    """The message in the dialect of the base it goes to."""
+    return body.replace(b'"endpoint":', b'"endpointUrl":') if base == "/R5" else body
+
+
 @pytest.fixture
 async def south(receiver: OpenReceiver) -> HttpReceiver:
     return await receiver()
@@ -56,7 +61,7 @@ async def broker(daemon: StartDaemon, south: HttpReceiver) -> Daemon:
 async def test_what_is_read_is_valid_in_its_version(base: str, broker: Daemon, http: aiohttp.ClientSession) -> None:
     url = broker.base + base
     for number in range(3):
-        assert (await send(http, url, message(f"m-{number}", to=HELD))).status == 202
+        assert (await send(http, url, written_in(base, message(f"m-{number}", to=HELD)))).status == 202
     statement = validated(await ask(http, "GET", f"{url}/metadata"), base, "CapabilityStatement")
     assert statement["fhirVersion"] == VERSIONS[base]
     for search in (
@@ -85,7 +90,7 @@ async def test_receipts_and_refusals_are_valid_in_their_version(
     base: str, broker: Daemon, south: HttpReceiver, http: aiohttp.ClientSession
 ) -> None:
     url = broker.base + base
-    copy = message("copy", to=HELD)
+    copy = written_in(base, message("copy", to=HELD))
     said = [
         await send(http, url, copy),
         await send(http, url, copy),
@@ -102,7 +107,22 @@ async def test_receipts_and_refusals_are_valid_in_their_version(
     ]
     south.answer = lambda got: Reply(status=422, body=b"no")  # says no why: we say it
     said.append(await send(http, url, message()))
-    assert [one.status for one in said] == [202, 202, 409, 200, 202, 201, 404, 400, 415, 405, 404, 404, 422]
+    # from R5 on other bytes are the same message (M-21)
+    assert [one.status for one in said] == [
+        202,
+        202,
+        202 if base == "/R5" else 409,
+        200,
+        202,
+        201,
+        404,
+        400,
+        415,
+        405,
+        404,
+        404,
+        422,
+    ]
     for one in said:
         validated(one, base, "OperationOutcome")
 
@@ -122,11 +142,14 @@ async def test_the_status_and_its_end_are_valid_in_their_version(
     if base == "/R5":
         south.answer = lambda got: Reply(status=204)
 
+        polls: list[Said] = []
+
         async def ended() -> bool:
-            return (await ask(http, "GET", status_url)).status == 200
+            polls.append(await ask(http, "GET", status_url))
+            return polls[-1].status == 200
 
         await eventually(ended, every=0.3)
-        end = validated(await ask(http, "GET", status_url), base, "Bundle")
+        end = validated(polls[-1], base, "Bundle")
         assert end["type"] == "batch-response"
     else:
         validated(await ask(http, "DELETE", status_url), base, "OperationOutcome")
@@ -140,7 +163,7 @@ async def test_a_bounce_is_valid_in_the_version_of_its_message(
     south.answer = lambda got: Reply(status=422, body=outcome("no such ward"))
     body = message("asked")
     if version == "5.0":
-        body = body.replace(b'"endpoint":', b'"endpointUrl":')
+        body = written_in(base, body)
         body = body.replace(b'"id":"asked"', b'"id":"asked","identifier":{"system":"urn:x","value":"asked"}', 1)
     media = f"application/fhir+json; fhirVersion={version}"
     assert (await send(http, broker.base, body, query="?async=true", media=media)).status == 202

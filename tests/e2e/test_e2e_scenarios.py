@@ -15,6 +15,7 @@ from e2e_messages import (
     FHIR_JSON,
     NORTH,
     SOUTH,
+    Said,
     ask,
     eventually,
     message,
@@ -128,11 +129,14 @@ async def test_when_the_wait_ends_the_message_is_kept_and_its_status_leads_to_th
     assert (polled.status, problem_ids(polled.body)) == (202, ["under-way"]), polled
     assert int(polled.headers["Retry-After"]) >= 1
 
+    polls: list[Said] = []
+
     async def completed() -> bool:
-        return (await ask(http, "GET", status_url)).status == 200
+        polls.append(await ask(http, "GET", status_url))
+        return polls[-1].status == 200
 
     await eventually(completed, every=0.3)
-    manifest = (await ask(http, "GET", status_url)).json
+    manifest = polls[-1].json
     assert not manifest.get("error")
     (output,) = manifest["output"]
     late = await ask(http, "GET", output["url"])

@@ -13,6 +13,7 @@ from broker.core.answer import AnswerKind
 from broker.core.delivery import AnswerState, State
 from broker.core.envelope import Envelope
 from broker.core.policy import Match, Rule
+from broker.store import Copy, Kept, NewMessage
 
 DONE = Delivered(status=204, note="204 No Content", taken=Taken.NOTHING_TO_SAY)
 DOWN = Deferred(note="503", status=503, of_peer=True, left=False)
@@ -304,6 +305,25 @@ async def test_caller_who_goes_before_its_answer_is_written_gets_the_response_by
         await caller
     await post.rest()
     assert [entry.body for entry in await post.mail()] == [response()]
+
+
+async def test_caller_who_goes_while_its_response_is_synced_gets_it_by_the_return_path(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    post.script.holds("test://a/in")
+    caller = post.calls(message())
+    await post.rest()
+    accept = post.store.accept
+
+    def gone_meanwhile(new: NewMessage) -> asyncio.Future[Kept | Copy]:
+        caller.cancel()
+        return accept(new)
+
+    monkeypatch.setattr(post.store, "accept", gone_meanwhile)
+    await post.send(response())
+    await post.rest()
+    assert [entry.body for entry in await post.mail()] == [response()]
+    assert [one.address for one in await post.of(2)] == ["caller:", "mailbox:"]
 
 
 async def test_rule_decides_for_its_destination_only(opened: Opened) -> None:

@@ -19,7 +19,7 @@ from broker.core.delivery import State
 from broker.core.envelope import Envelope
 from broker.core.outcome import Conflict
 
-R5 = {"r5": True, "identifier": ("urn:s", "1")}
+R5: dict[str, Any] = {"r5": True, "identifier": ("urn:s", "1")}
 
 
 # -- R4: the pair of Bundle.id and MessageHeader.id

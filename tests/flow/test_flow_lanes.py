@@ -12,8 +12,9 @@ from broker.channel import Deferred, Delivered, Transmission
 from broker.core.answer import AnswerKind
 from broker.core.delivery import State
 from broker.core.outcome import Busy
+from broker.flow import attempt
 from broker.flow import lane as lanes
-from broker.store import StoreError
+from broker.store import Settled, Settlement, StoreError
 
 DOWN = Deferred(note="refused connection", of_peer=True, left=False)
 
@@ -213,6 +214,37 @@ async def test_attempt_that_fails_in_the_store_is_made_later(post: Post, monkeyp
     await post.later(seconds=61)
     await post.later(seconds=1)
     assert (await post.one()).state is State.DONE
+
+
+@pytest.mark.parametrize("error", [StoreError("no"), OSError("no"), KeyError("a bug")])
+async def test_attempt_that_cannot_be_made_is_made_later(
+    post: Post, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def broken(*_parts: object, **_more: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(attempt, "transmission", broken)
+        await sends(post, 1)
+        assert post.script.sent == []
+    await post.later(seconds=6)
+    assert (await post.one()).state is State.DONE
+
+
+async def test_end_that_cannot_be_written_is_tried_anew(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise 2: a receiver may see a copy, with the same bytes and ids."""
+
+    def broken(_settlement: Settlement) -> asyncio.Future[Settled]:
+        future: asyncio.Future[Settled] = asyncio.get_running_loop().create_future()
+        future.set_exception(StoreError("no"))
+        return future
+
+    with monkeypatch.context() as patched:
+        patched.setattr(post.store, "settle", broken)
+        await sends(post, 1)
+    await post.later(seconds=61)
+    assert (await post.one()).state is State.DONE
+    assert len({(one.body, one.message_id) for one in post.script.sent}) == 1
 
 
 async def test_lost_wake_up_is_made_good_by_the_next_look_at_the_schedule(post: Post) -> None:

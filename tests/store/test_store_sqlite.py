@@ -253,9 +253,13 @@ async def test_large_body_that_finds_no_room_leaves_nothing_behind(store: Sqlite
     assert isinstance(await store.accept(new("2", body=BIG)), Kept)
 
 
+def page_count(tx: Transaction) -> int:
+    return int(tx.db.execute("PRAGMA page_count").fetchone()[0])
+
+
 async def test_page_limit_of_the_database_is_a_full_disk_too(store: SqliteStore) -> None:
     await store.accept(new("1"))
-    pages = await store._writer.submit(lambda tx: tx.db.execute("PRAGMA page_count").fetchone()[0])
+    pages = await store._writer.submit(page_count)
     await store._writer.submit(lambda tx: tx.db.execute(f"PRAGMA max_page_count = {pages + 2}").fetchone())
     with pytest.raises(StoreError):
         await store.accept(new("2", body=bytes(100_000)))
@@ -300,7 +304,7 @@ def _operation(store: SqliteStore, dice: random.Random) -> Any:
     report = new(None, mail("urn:s"), reports_on=position)
     state = dice.choice([State.DONE, State.DEAD, State.WAITING, State.WITHDRAWN])
     change = settlement(position, dice.randint(1, 3), state=state, due=at, comes=dice.choice([None, response, report]))
-    return dice.choice([
+    operations: list[Callable[[], Any]] = [
         lambda: store.accept(message),
         lambda: store.accept(message),
         lambda: store.accept(response),
@@ -316,4 +320,5 @@ def _operation(store: SqliteStore, dice: random.Random) -> Any:
         lambda: store.note(position, Note(at=at, what="note")),
         lambda: store.mark_read("urn:box", (position,), "reader", at),
         lambda: store.acknowledge(position, "reader", at),
-    ])()  # fmt: skip
+    ]  # fmt: skip
+    return dice.choice(operations)()

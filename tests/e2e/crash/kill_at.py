@@ -56,7 +56,7 @@ def around_commit(operation: str, *, before: bool) -> None:
         if operation in group.operations:
             die()
 
-    Writer._write = killing  # type: ignore[method-assign]
+    Writer._write = killing  # type: ignore[assignment,method-assign]
 
 
 def after_attempt() -> None:

@@ -80,9 +80,7 @@ async def sender(ledger: Ledger, session: aiohttp.ClientSession, base: str, dice
             return
 
 
-async def hear(
-    ledger: Ledger, session: aiohttp.ClientSession, base: str, id: str, body: bytes, query: str
-) -> None:
+async def hear(ledger: Ledger, session: aiohttp.ClientSession, base: str, id: str, body: bytes, query: str) -> None:
     url = f"{base}/$process-message{query}"
     said = await ask(session, "POST", url, data=body, headers={"Content-Type": FHIR_JSON})
     assert said.status in (200, 202), said

@@ -1,0 +1,261 @@
+"""One HTTP/1.1 connection: a request out, its answer in, one at a time, every part of the answer bounded (RFC 9112)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from enum import StrEnum
+from typing import cast
+
+import httptools
+import msgspec
+
+LARGEST_HEAD = 64 * 1024  # all that is no body: status lines, headers, interim answers, what chunks are framed with
+MOST_HEADERS = 128
+FRAMING = 16  # bytes of framing that a byte of body may have; the smallest chunk has five
+AT_ONCE = 64 * 1024  # a body up to this is handed over with its head; a larger one as fast as the peer reads
+SLICE = 256 * 1024  # of a larger body; bounds what the transport holds for a peer that has stopped reading
+BODILESS = frozenset({101, 204, 304})
+
+
+class Trouble(StrEnum):
+    """Why there is no answer."""
+
+    NO_NAME = "the host's name could not be resolved"
+    NO_CONNECTION = "no connection"
+    NO_CONNECTION_IN_TIME = "no connection in time"
+    CERTIFICATE = "TLS: the certificate is not valid for the host"
+    HANDSHAKE = "TLS: the handshake failed"
+    CLOSED = "the connection was closed before an answer came"
+    LATE = "no answer in time"
+    UNREADABLE = "the answer is not HTTP that can be read"
+
+
+class NoAnswer(Exception):
+    """The request has no answer; `untouched`: not one byte of one had come on a connection that was open."""
+
+    def __init__(self, trouble: Trouble, reason: str = "", *, untouched: bool = False) -> None:
+        super().__init__(f"{trouble}: {reason}" if reason else str(trouble))
+        self.trouble = trouble
+        self.reason = reason
+        self.untouched = untouched
+
+
+class Flaw(StrEnum):
+    """Why the body of an answer is not whole."""
+
+    TOO_LARGE = "it is larger than allowed"
+    CUT = "its body was cut short"
+    BROKEN = "the connection broke within its body"
+    LATE = "its body did not come in time"
+    UNREADABLE = "its body is not HTTP that can be read"
+
+
+class Response(msgspec.Struct, frozen=True, kw_only=True):
+    """An answer as it came; with a flaw, `body` is what there was of it."""
+
+    status: int
+    headers: list[tuple[str, str]]  # names in lower case
+    body: bytes = b""
+    flaw: Flaw | None = None
+
+    def all(self, name: str) -> str:
+        """The values of a header that is a list, joined (RFC 9110, section 5.3)."""
+        return ",".join([value for written, value in self.headers if written == name])
+
+
+Allowed = Callable[[int], int]  # status → bytes of its body that are read
+
+
+class _Stop(Exception):
+    """Raised out of the parser's callbacks, so that it reads no further."""
+
+
+class Connection(asyncio.Protocol):
+    """Bytes between one request and its answer; `free` is told when it may carry another, `lost` when it is gone."""
+
+    def __init__(self, free: Callable[[Connection], None], lost: Callable[[Connection], None]) -> None:
+        self._free, self._lost = free, lost
+        self._parser: httptools.HttpResponseParser | None = None
+        self._answer: asyncio.Future[Response] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._rest: memoryview | None = None  # of the body, not yet handed to the transport
+        self._paused = False
+        self.open = False
+        self.idle_since = 0.0
+
+    # --- the request ---
+
+    def post(self, head: bytes, body: bytes, allowed: Allowed, seconds: float) -> asyncio.Future[Response]:
+        """Sends a request; the future has its answer or `NoAnswer`, at the latest when the seconds have passed."""
+        loop = asyncio.get_running_loop()
+        self._answer = answer = loop.create_future()
+        self._allowed = allowed
+        self._received = self._head = self._length = 0
+        self._limit, self._status = 0, 0
+        self._raw: list[tuple[bytes, bytes]] = []
+        self._headers: list[tuple[str, str]] = []
+        self._pieces: list[bytes] = []
+        self._whole = self._reusable = self._until_close = False
+        self._flaw: Flaw | None = None
+        if len(body) <= AT_ONCE:
+            self._transport.write(b"".join((head, body)))
+        else:
+            self._transport.write(head)
+            self._rest = memoryview(body)
+            self._send_on()
+        self._timer = loop.call_later(seconds, self._time_is_up)
+        return answer
+
+    def _send_on(self) -> None:
+        while self._rest is not None and not self._paused:
+            self._transport.write(self._rest[:SLICE])
+            self._rest = self._rest[SLICE:] if len(self._rest) > SLICE else None
+
+    def abort(self) -> None:
+        """Closes without a good-bye: what is still to be sent or read is nobody's any more."""
+        self.open = False
+        self._rest = None
+        self._transport.abort()
+
+    def close(self) -> None:
+        self.open = False
+        self._transport.close()
+
+    # --- what the transport says ---
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._parser = httptools.HttpResponseParser(self)
+        # What clients have always taken: lines that end in LF alone, untidy values, blanks after a chunk's size.
+        self._parser.set_dangerous_leniencies(
+            lenient_headers=True, lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
+        )
+        self.open = True
+
+    def pause_writing(self) -> None:
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        self._send_on()
+
+    def data_received(self, data: bytes) -> None:
+        if self._answer is None or self._parser is None:
+            self.abort()  # bytes that nobody asked for: whatever comes next is no answer of ours
+            return
+        self._received += len(data)
+        readable = True
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError:  # ours too, out of a callback; and what follows an answer
+            readable = False
+        except httptools.HttpParserUpgrade:  # 101, which nobody asked for
+            self._reusable = False
+        if self._whole:
+            self._end(None, keep=readable and self._reusable)
+        elif self._flaw is not None:
+            self._end(self._flaw)
+        elif not readable or self._received - FRAMING * self._length > LARGEST_HEAD:
+            self._end(Flaw.UNREADABLE, Trouble.UNREADABLE)
+
+    def eof_received(self) -> bool:
+        self._closed(None)
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._closed(exc)
+        self._parser = None  # which refers back to us
+        self._lost(self)
+
+    def _closed(self, exc: Exception | None) -> None:
+        self.open = False
+        if self._answer is None:
+            return
+        if self._until_close and exc is None:
+            self._end(None)
+        else:
+            self._end(Flaw.CUT if exc is None else Flaw.BROKEN, Trouble.CLOSED)
+
+    def _time_is_up(self) -> None:
+        self._end(Flaw.LATE, Trouble.LATE)
+
+    # --- what the parser says ---
+
+    def on_message_begin(self) -> None:
+        if self._whole:
+            raise _Stop  # a second answer to one question
+        self._raw = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._head += len(name) + len(value)
+        if self._head > LARGEST_HEAD or len(self._raw) >= MOST_HEADERS:
+            raise _Stop
+        if not self._status:  # a trailer is counted, and not kept
+            self._raw.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        assert self._parser is not None
+        status = self._parser.get_status_code()
+        if 100 <= status < 200 and status != 101:
+            return  # interim; the answer follows
+        if status < 100:
+            raise _Stop
+        if status < 100:
+            raise _Stop
+        self._status = status
+        self._headers = [
+            (name.decode("latin-1").lower(), value.decode("utf-8", "surrogateescape").strip(" \t"))
+            for name, value in self._raw
+        ]
+        self._limit = self._allowed(status)
+        length = coding = ""
+        for name, value in self._headers:
+            if name == "content-length":
+                length = value
+            elif name == "transfer-encoding":
+                coding = value.lower()
+        if coding not in ("", "chunked", "identity"):
+            raise _Stop  # a body in a coding that we did not offer to take (RFC 9112, section 6.1)
+        self._until_close = status not in BODILESS and not length and coding != "chunked"
+        if length and status not in BODILESS and int(length) > self._limit:
+            self._flaw = Flaw.TOO_LARGE
+            raise _Stop
+
+    def on_body(self, data: bytes) -> None:
+        self._length += len(data)
+        if self._length > self._limit:
+            self._flaw = Flaw.TOO_LARGE
+            raise _Stop
+        self._pieces.append(data)
+
+    def on_message_complete(self) -> None:
+        if self._status:
+            assert self._parser is not None
+            self._whole = True
+            self._reusable = self._parser.should_keep_alive()
+
+    # --- the end of the answer ---
+
+    def _end(self, flaw: Flaw | None, trouble: Trouble | None = None, *, keep: bool = False) -> None:
+        """An answer that has begun is one, with its flaw; before that the trouble is all there is."""
+        answer, self._answer = self._answer, None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if answer is None:
+            return
+        pieces, self._pieces = self._pieces, []
+        # An answer may come before the request is all written: the rest would be read as the next one.
+        if keep and self._rest is None and not answer.done() and not self._transport.get_write_buffer_size():
+            self._free(self)
+        else:
+            self.abort()
+        if answer.done():
+            return  # cancelled in this very moment
+        if trouble is not None and not self._status:
+            untouched = trouble is Trouble.CLOSED and not self._received
+            answer.set_exception(NoAnswer(trouble, untouched=untouched))
+        else:
+            body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            answer.set_result(Response(status=self._status, headers=self._headers, body=body, flaw=flaw))

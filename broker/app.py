@@ -6,10 +6,12 @@ import asyncio
 import gc
 import os
 import signal
+import socket
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import structlog
@@ -39,7 +41,7 @@ from broker.flow.report import Reports
 from broker.flow.respond import Responding
 from broker.flow.retention import Ages, Retaining
 from broker.flow.sweep import Sweeping
-from broker.notify import ServiceManager, watchdog_interval
+from broker.notify import ServiceManager, inherited_sockets, watchdog_interval
 from broker.plugins import Channels
 from broker.store.sqlite import SqliteStore
 from broker.web import Runner, application
@@ -66,8 +68,15 @@ class Hosting:
 class Broker:
     """All parts of one daemon, joined."""
 
-    def __init__(self, settings: Settings, *, channels: Mapping[str, ChannelSpec] | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        channels: Mapping[str, ChannelSpec] | None = None,
+        sockets: Mapping[str, socket.socket] = MappingProxyType({}),
+    ) -> None:
         self._settings = settings
+        self._inherited = dict(sockets)  # by listener: opened by the service manager, so that callers can wait there
         self._specs = Installed() if channels is None else channels
         self._tasks: list[asyncio.Task[None]] = []
         self._runners: list[Runner] = []
@@ -105,8 +114,9 @@ class Broker:
             here=here, store=store, directory=self._snapshot, planning=planning, delivering=self.delivering,
             callers=self.callers, followers=self.followers, defaults=settings.defaults, meter=self.metrics,
         )  # fmt: skip
-        reports = Reports(here=here, way_back=self.responding.way_back_for_report, post=self.delivering.post)
-        self.delivering.answers, self.delivering.reports = self.responding, reports
+        reports = Reports(here=here, way_back=self.responding.way_back_for_report, post=self.delivering.settling.post)
+        settling = self.delivering.settling
+        settling.answers, settling.reports = self.responding, reports
         self.sweeping = Sweeping(here=here, store=store, delivering=self.delivering, reports=reports)
         kept = settings.store.retention
         ages = Ages(body=kept.body, mailbox=kept.mailbox, identity=kept.identity, trace=kept.trace)
@@ -161,10 +171,13 @@ class Broker:
         add_health(app, self.health)
         http = settings.channels.get("http")
         if http is not None:
-            self.listening["http"] = await self._serve(app, http.listen, http.tls)
+            self.listening["http"] = await self._serve(app, "http", http.listen, http.tls)
         admin = web.Application()
         self._add_admin(admin)
-        self.listening["admin"] = await self._serve(admin, settings.admin.listen, None)
+        self.listening["admin"] = await self._serve(admin, "admin", settings.admin.listen, None)
+        for name, unused in self._inherited.items():
+            log.warning("a socket was handed down that nothing listens on", name=name, known="http, admin")
+            unused.close()
 
     def _add_admin(self, app: web.Application) -> None:
         add_health(app, self.health, aliases=True)
@@ -194,9 +207,12 @@ class Broker:
             if receiver is not None:
                 await receiver.start()
 
-    async def _serve(self, app: web.Application, listen: str, tls: Any) -> str:
+    async def _serve(self, app: web.Application, name: str, listen: str, tls: Any) -> str:
         runner = Runner(app)
         self._runners.append(runner)
+        inherited = self._inherited.pop(name, None)
+        if inherited is not None:
+            return await runner.listen_on(inherited, listen, tls)
         return await runner.listen(listen, tls)
 
     def _start_task(self, work: Awaitable[None], name: str) -> None:
@@ -285,7 +301,7 @@ async def run(settings: Settings, *, env: Mapping[str, str] = os.environ) -> Non
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     manager = ServiceManager.of(env)
-    broker = Broker(settings)
+    broker = Broker(settings, sockets=inherited_sockets(env))
     await broker.start()
     gc.collect()
     gc.freeze()  # what is there now stays; the collector need not look at it again and again

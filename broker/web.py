@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import ssl
 import traceback
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -37,6 +38,7 @@ LONGEST_MIRRORED = 256  # an id; a caller that sends more gets nothing back
 LONGEST_FIELD = 32 * 1024  # `destination` and `via` are lists of endpoints in one header
 LONGEST_LINE = 16 * 1024  # request line: `response-url` and chained searches
 IDLE = 75.0  # seconds a connection may stand without a request; also the most that headers may take
+BACKLOG = 1024  # connections that wait to be taken: what comes in at once, a restart included
 LINGER = 2.0  # seconds in which the rest of a refused body is thrown away, so that the answer is read
 
 
@@ -382,11 +384,24 @@ class Runner(web.AppRunner):
             return listen
         host, port = host_and_port(listen)
         before = len(self.addresses)
-        await web.TCPSite(self, host or None, port, ssl_context=context, backlog=1024).start()
-        bound = self.addresses[before]
-        shown = f"[{bound[0]}]" if ":" in str(bound[0]) else bound[0]
-        self.listening.append(f"{shown}:{bound[1]}")
+        await web.TCPSite(self, host or None, port, ssl_context=context, backlog=BACKLOG).start()
+        self.listening.append(_shown(self.addresses[before]))
         return self.listening[-1]
+
+    async def listen_on(self, inherited: socket.socket, listen: str, tls: Tls | None = None) -> str:
+        """Listens on a socket that the service manager has opened; it must be what the configuration says."""
+        bound = _shown(inherited.getsockname())
+        if not _is_same(listen, bound):
+            raise ValueError(
+                f"the socket that was handed down listens on {bound}, the configuration says {listen}:"
+                " what it says of TLS and of who may come in is meant for that"
+            )
+        if self.server is None:
+            await self.setup()
+        context = server_context(tls) if tls else None
+        await web.SockSite(self, inherited, ssl_context=context, backlog=BACKLOG).start()
+        self.listening.append(bound)
+        return bound
 
 
 async def listen(app: web.Application, listen: str, tls: Tls | None = None) -> Runner:
@@ -398,6 +413,22 @@ async def listen(app: web.Application, listen: str, tls: Tls | None = None) -> R
         await runner.cleanup()
         raise
     return runner
+
+
+def _shown(bound: Any) -> str:
+    """What `getsockname` says, as it is written in the configuration."""
+    if not isinstance(bound, tuple):
+        return f"unix:{os.fsdecode(bound)}"
+    host = f"[{bound[0]}]" if ":" in str(bound[0]) else bound[0]
+    return f"{host}:{bound[1]}"
+
+
+def _is_same(listen: str, bound: str) -> bool:
+    if listen.startswith("unix:") or bound.startswith("unix:"):
+        return listen == bound
+    (host, port), (bound_host, bound_port) = host_and_port(listen), host_and_port(bound)
+    names = ("127.0.0.1", "::1") if host.lower() == "localhost" else (host,)
+    return port in (0, bound_port) and bound_host in names
 
 
 def host_and_port(text: str) -> tuple[str, int]:

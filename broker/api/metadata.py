@@ -12,7 +12,7 @@ from broker.api.parameters import Parameters
 from broker.api.search import BUNDLE_PARAMS
 from broker.core.fhir.capability import capability_statement
 from broker.core.fhir.header import Format, Release
-from broker.core.fhir.write import write
+from broker.core.fhir.write import shapes, write
 
 # A server may ignore `mode` (R4 http.html#capabilities): we have one statement.
 MODES = ("full", "normative", "terminology")
@@ -40,6 +40,8 @@ class Metadata:
         asking = Asking(request, self._here)
         asked = Parameters(await asked_of(request), known=("mode",), strict=asking.is_strict)
         asked.one_of("mode", MODES)
+        if asking.named is not None and asking.named is not Release.R4B:
+            asking.named = shapes(asking.named)  # the label says what is written, not what was asked for
         key = (asking.base, asking.release, asking.format)
         if key not in self._written:
             self._written[key] = self._write(asking)

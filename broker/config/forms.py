@@ -97,11 +97,11 @@ NotYet = Annotated[Any, BeforeValidator(_not_yet), WithJsonSchema({"not": {}})]
 class Party(Form):
     endpoints: NamePatterns = Field(
         default=(),
-        description="The endpoints it owns: it may send as these, and read their mailboxes. Not enforced before `auth` is.",
+        description="The endpoints it owns: it may send as these, and read their mailboxes. Not enforced yet (`auth`).",
     )
     relays_for: NamePatterns = Field(
         default=(),
-        description="Endpoints it may carry messages for without owning them. Not enforced before `auth` is.",
+        description="Endpoints it may carry messages for without owning them. Not enforced yet (`auth`).",
     )
     broker: Flag = Field(
         default=False,

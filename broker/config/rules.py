@@ -97,7 +97,7 @@ class PolicyForm(Form):
         Literal["skip", "hold"], AfterValidator(_only("skip")), WithJsonSchema({"enum": ["skip"]})
     ] = Field(
         default="skip",
-        description="In an ordered stream, what is refused is skipped; that it holds the stream is not in this release.",
+        description="In an ordered stream, what is refused is skipped; to hold the stream is not in this release.",
     )
     category: Literal["consequence", "currency", "notification"] | None = Field(
         default=None, description="What a resubmission of the same content means."

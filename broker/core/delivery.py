@@ -82,6 +82,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     left: bool = True  # False where the bytes surely did not reach the other side
 
 
+GIVEN_UP = "given-up"  # id of the problem of a delivery whose time is over
 STEPS_FIRST, STEPS_LAST = (
     10,
     40,

@@ -8,7 +8,7 @@ import msgspec
 
 
 class Envelope(msgspec.Struct, frozen=True, kw_only=True):
-    """The attributes as values; how they are written is each channel's binding. On arrival every field may be absent."""
+    """The attributes as values; how they are written is each channel's binding. On arrival any may be absent."""
 
     id: str | None = None
     source: str | None = None  # an endpoint; percent-encoded into a URI-reference by the binding

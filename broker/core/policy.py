@@ -26,7 +26,7 @@ class OnTimeout(StrEnum):
 
 
 class Late(StrEnum):
-    RETURN = "return"  # a response after the wait takes the return path
+    RETURN = "return"  # a response to a request that is closed takes the return path
     DROP = "drop"  # it is kept and shown, and goes nowhere
 
 

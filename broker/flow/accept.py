@@ -17,7 +17,7 @@ from broker.core.answer import Answer, AnswerKind, Receipt
 from broker.core.answering import caller_waits, wants_silence
 from broker.core.delivery import State
 from broker.core.identity import quotable_ids
-from broker.core.outcome import RefusedByRule
+from broker.core.outcome import NoRoute, RefusedByRule
 from broker.core.policy import Expects, OnTimeout, Policy
 from broker.core.resolution import Whereabouts
 from broker.core.routing import Decision, Question, Route, RuleSet, decide
@@ -75,7 +75,10 @@ class Accepting:
     async def take(self, letter: Letter) -> Answer | Caller:
         """Keeps the message; returns the answer, or the caller that waits for it. Raises Refusal."""
         now = self._here.now()
-        route, new = await self._decide(letter, now)
+        try:
+            route, new = await self._decide(letter, now)
+        except NoRoute as refusal:
+            return await self._carried_before(letter, refusal)
         await self._validate(letter, route)
         kept = await self._keep(letter, new, route)
         if isinstance(kept, Copy):
@@ -239,7 +242,7 @@ class Accepting:
         wait = min(min(asked, policy.sync.longest) if asked is not None else policy.sync.wait for policy in policies)
         left = letter.arrival.envelope.timeleft
         if left is not None and self._here.steers(letter.message.party):
-            wait = min(wait, timedelta(milliseconds=max(left - 50, 0)))
+            wait = min(wait, timedelta(milliseconds=left))  # who sent it has left out what the way back takes
         return wait
 
     async def wait(self, caller: Caller) -> Answer:
@@ -279,6 +282,14 @@ class Accepting:
         return all(delivery.state is State.WITHDRAWN for delivery in await self._store.deliveries(position))
 
     # -- copies
+
+    async def _carried_before(self, letter: Letter, refusal: NoRoute) -> Answer | Caller:
+        """A copy of what was carried is answered as ever, also when the directory knows its destination no more."""
+        copy = await self._copies.find(letter)
+        if copy is None or await self._copies.compare(letter, copy) is None:
+            raise refusal
+        route = Route.of(())
+        return await self._copy(letter, route, self._new(letter, (), route), copy)
 
     async def _copy(self, letter: Letter, route: Route, new: NewMessage, copy: Copy) -> Answer | Caller:
         """The identity was here before: the same message again, or another one under ids that were used (M-20…M-22)."""

@@ -9,7 +9,7 @@ import msgspec
 
 from broker.channel import Deferred, Delivered, Refused, Transmission
 from broker.core.answer import Taken
-from broker.core.delivery import NEXT, AnswerState, Event, Outcome, State, Step
+from broker.core.delivery import GIVEN_UP, NEXT, AnswerState, Event, Outcome, State, Step
 from broker.core.message import Message
 from broker.core.outcome import Problem, Who
 from broker.core.policy import Policy
@@ -123,7 +123,7 @@ def expired(
     tried = f"after {made} attempt{'s' if made != 1 else ''}" if made else "before it could be tried"
     problem = Problem(
         code="timeout",
-        id="given-up",
+        id=GIVEN_UP,
         who=Who.RECEIVER,
         text=f"the delivery was given up {tried}: its time is over"
         + (f"; the last attempt ended with: {last}" if last else "")

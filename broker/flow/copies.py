@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from datetime import datetime
 
+from broker.core.addressing import name_key
 from broker.core.fhir.same import same_content
+from broker.core.identity import identity
 from broker.core.outcome import Conflict, Problem, Severity
 from broker.flow.letter import Letter
 from broker.store import Copy, Note, Store, Stored
 
+SHARED = 32  # messages of other sources that may carry the same id
 EXACT = Problem(code="informational", id="duplicate", text="", severity=Severity.INFORMATION)
 
 
@@ -36,6 +40,19 @@ class Copies:
             same_content, body, first.message.header.format, letter.body, letter.header.format
         )
         return _differs("the content is the same, the Bundle was built anew", letter, first) if same else None
+
+    async def find(self, letter: Letter) -> Copy | None:
+        """The message that has this identity, found without claiming it."""
+        for position in await self._store.find((letter.identity.key,), SHARED):
+            first = await self._store.stored(position)
+            if first is None:
+                continue
+            message = first.message
+            sha256 = base64.b64decode(message.digest.removeprefix("sha-256="))
+            key = name_key(message.source) if message.source else ""
+            if key == letter.source_key and identity(message.header, sha256).key == letter.identity.key:
+                return Copy(position=position)
+        return None
 
     async def conflict(self, letter: Letter, copy: Copy, message_id: str) -> Conflict:
         first = await self._store.stored(copy.position)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import structlog
 
@@ -18,6 +18,7 @@ log = structlog.get_logger("broker.lane")
 READY = 512  # parcels in memory: beyond, the store remembers them
 READY_BYTES = 8 << 20
 ALL = 0  # in place of a number; those of deliveries begin at 1
+CLAIMED_FOR = timedelta(seconds=60)  # what the store handed out is not due again before; a crash costs that delay
 IDLE = 5.0  # seconds that a worker stays for the next parcel before it ends
 
 

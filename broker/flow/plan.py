@@ -116,7 +116,7 @@ class Planning:
 
 
 def mailbox_of(address: str, name: str) -> str | None:
-    """The comparison key of the mailbox that an address means; `mailbox:NAME` is NAME's, `mailbox:` the destination's."""
+    """The key of the mailbox that an address means; `mailbox:NAME` is NAME's, `mailbox:` the destination's."""
     if not is_mailbox(address):
         return None
     owner = address.removeprefix(MAILBOX) or name

@@ -169,7 +169,8 @@ class Receiving:
             )
         if len(envelope.via) >= here.hops:
             raise LoopDetected(
-                f"the message has passed {len(envelope.via)} brokers, the limit is {here.hops}: {' > '.join(envelope.via)}",
+                f"the message has passed {len(envelope.via)} brokers, the limit is {here.hops}:"
+                f" {' > '.join(envelope.via)}",
                 id="too-many-hops",
                 who=Who.BROKER,
             )

@@ -1,4 +1,4 @@
-"""Our own reports to a source: that its message was given up, not answered, not read (A-43). They never cause another."""
+"""Our own reports to a source: that its message was given up, not answered, not read (A-43); none causes another."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class Sweeping:
         self._delivering.forget_one(delivery.position, delivery.number)
         stored = await self._store.stored(delivery.position)
         if stored is not None:
-            self._delivering.expire(delivery, stored.message)
+            self._delivering.settling.expire(delivery, stored.message)
 
     async def _unanswered(self, delivery: Delivery) -> None:
         problem = Problem(
@@ -89,4 +89,4 @@ class Sweeping:
 
     def _came(self, settled: Settled, report: NewMessage | None) -> None:
         if settled.came is not None and report is not None:
-            self._delivering.came(settled.came, report)
+            self._delivering.settling.came(settled.came, report)

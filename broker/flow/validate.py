@@ -18,7 +18,7 @@ MOST = 20  # problems in one outcome
 
 
 def validate(body: bytes, header: Header) -> None:
-    """Raises MessageInvalid with every problem (up to 20), or Unsupported where there is nothing to validate against."""
+    """Raises MessageInvalid with every problem (up to 20), Unsupported where there is nothing to validate against."""
     package = PACKAGES.get(header.release)
     if header.format is not Format.JSON or package is None:
         raise Unsupported(

@@ -103,7 +103,8 @@ def lanes(reader: Reader) -> tuple[Waiting, ...]:
     rows = reader.db.execute(
         # the lowest position is the oldest, and stands in the index; the time is then asked once for each lane
         "SELECT lane, n, due, (SELECT accepted FROM delivery WHERE position = first LIMIT 1) FROM"
-        " (SELECT lane, count(*) AS n, min(due) AS due, min(position) AS first FROM delivery WHERE state = 0 GROUP BY lane)"
+        " (SELECT lane, count(*) AS n, min(due) AS due, min(position) AS first"
+        " FROM delivery WHERE state = 0 GROUP BY lane)"
     )
     return tuple(
         Waiting(lane=lane, count=count, due=moment(due), oldest=moment(oldest)) for lane, count, due, oldest in rows

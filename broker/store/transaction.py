@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from broker.core import message as messages
-from broker.core.delivery import AnswerState, Event, State, Step, story
+from broker.core.delivery import GIVEN_UP, AnswerState, Event, State, Step, story
 from broker.core.fhir.header import Header
 from broker.core.message import Fate
 from broker.core.policy import Policy
@@ -23,6 +23,7 @@ from broker.store.claims import Claims, pack
 from broker.store.rows import (
     DELIVERY,
     Policies,
+    decode_outcome,
     decode_steps,
     delivery_of,
     encode_outcome,
@@ -59,7 +60,7 @@ class Transaction:
         self._mailbox_ids: dict[str, int] = {}
 
     def policy_id(self, policy: Policy) -> int:
-        """Policies are the configuration's own objects: known by which object it is, not by comparing all that it says."""
+        """Policies are the configuration's own objects: known by which object it is, not by all that it says."""
         known = self._policy_ids.get(id(policy))
         if known is not None:
             return known[1]
@@ -113,7 +114,8 @@ def accept(tx: Transaction, new: NewMessage, file: str | None) -> Kept | Copy:
     tx.db.execute(
         INSERT_MESSAGE,
         (
-            position, tx.now, fate, *(new.answers or (new.reports_on, None)), str(header.event), new.source_key, _quoted(header),
+            position, tx.now, fate, *(new.answers or (new.reports_on, None)), str(header.event), new.source_key,
+            _quoted(header),
             message.media_type, header.format.value, header.release.value, new.digest, messages.encode(message),
             pack(rows), file, None if file else new.body,
         ),
@@ -157,7 +159,8 @@ def add(
         "SELECT key, number, state, outcome FROM delivery WHERE position = ?", (position,)
     ):
         taken[key] = number
-        if state == State.WITHDRAWN and outcome is None:  # one with an outcome was dead, and dropped for good
+        # what was given up for time may be asked for again; what is withdrawn with an outcome was dropped for good
+        if (state == State.WITHDRAWN and outcome is None) or (state == State.DEAD and _was_given_up(outcome)):
             withdrawn[key] = number
     asked = {new.key for new in deliveries}
     if whole is not None and not (asked <= taken.keys() - withdrawn.keys() or _has_body(tx, position, *whole)):
@@ -167,6 +170,12 @@ def add(
         _revive(tx, position, withdrawn[new.key], new) if new.key in withdrawn else number
         for new, number in zip(deliveries, numbers, strict=True)
     ])  # fmt: skip
+
+
+def _was_given_up(outcome: bytes | None) -> bool:
+    """Whether it died of time alone: a resend of the same message is what the report invites to."""
+    problem = decode_outcome(outcome).problem if outcome is not None else None
+    return problem is not None and problem.id == GIVEN_UP
 
 
 def _has_body(tx: Transaction, position: int, body: bytes, digest: bytes) -> bool:
@@ -184,7 +193,7 @@ def _has_body(tx: Transaction, position: int, body: bytes, digest: bytes) -> boo
 
 
 def _revive(tx: Transaction, position: int, number: int, new: NewDelivery) -> int:
-    """A copy asks anew for what had been withdrawn before it left."""
+    """A copy asks anew for what had been withdrawn before it left, or was given up."""
     where = (position, number)
     kept = tx.db.execute("SELECT steps FROM delivery WHERE position = ? AND number = ?", where).fetchone()[0]
     tx.db.execute("DELETE FROM delivery WHERE position = ? AND number = ?", where)
@@ -332,7 +341,8 @@ def redrive(tx: Transaction, position: int, number: int, at: datetime, expiry: d
     answer_by = micros(at + tx.policies(row[1]).answer_within)
     tx.db.execute(
         "UPDATE delivery SET state = 0, ended = NULL, outcome = NULL, due = ?1, expiry = ?2, steps = ?3,"
-        " answer = iif(answer = ?6 AND answer_by IS NOT NULL, ?7, answer), answer_by = iif(answer_by IS NULL, NULL, ?8)"
+        " answer = CASE WHEN answer = ?6 AND answer_by IS NOT NULL THEN ?7 ELSE answer END,"
+        " answer_by = CASE WHEN answer_by IS NOT NULL THEN ?8 END"
         " WHERE position = ?4 AND number = ?5",
         (
             micros(at), micros(expiry), encode_steps(steps), position, number, AnswerState.CLOSED, AnswerState.OPEN,

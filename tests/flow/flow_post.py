@@ -218,8 +218,9 @@ class Post:
             here=here, store=store, directory=self._snapshot, planning=planning, delivering=self.delivering,
             callers=self.callers, followers=self.followers, defaults=self.defaults, meter=meter,
         )  # fmt: skip
-        reports = Reports(here=here, way_back=self.responding.way_back_for_report, post=self.delivering.post)
-        self.delivering.answers, self.delivering.reports = self.responding, reports
+        reports = Reports(here=here, way_back=self.responding.way_back_for_report, post=self.delivering.settling.post)
+        settling = self.delivering.settling
+        settling.answers, settling.reports = self.responding, reports
         self.sweeping = Sweeping(here=here, store=store, delivering=self.delivering, reports=reports)
         self.accepting = Accepting(
             here=here, store=store, rules=self.rules, defaults=self.defaults, directory=self._snapshot,

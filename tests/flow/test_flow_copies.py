@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,7 +18,7 @@ from broker.channel import Deferred
 from broker.core.answer import AnswerKind
 from broker.core.delivery import State
 from broker.core.envelope import Envelope
-from broker.core.outcome import Conflict
+from broker.core.outcome import Conflict, NoRoute
 
 R5: dict[str, Any] = {"r5": True, "identifier": ("urn:s", "1")}
 
@@ -280,3 +281,31 @@ async def test_copy_of_a_message_that_is_tried_again_waits_for_its_end(post: Pos
     await post.later(seconds=2)
     assert [(await one).kind for one in (first, second)] == [AnswerKind.TAKEN] * 2
     assert len(post.script.sent) == 2
+
+
+async def test_copy_is_answered_although_its_destination_has_left_the_directory(opened: Opened) -> None:
+    """The first was carried and answered; that the name is gone since changes nothing for its copy."""
+    post = await opened(endpoints={A: "test://a", SENDER: "mailbox:"})
+    post.script.says("test://a", answered_with(response()))
+    first = await post.send(message())
+    assert first.kind is AnswerKind.RESPONSE
+    await post.moves({SENDER: "mailbox:"})
+    again = await post.send(message())
+    assert again.kind is AnswerKind.RESPONSE
+    assert again.body == first.body
+    with pytest.raises(NoRoute):
+        await post.send(message("b9", "m9"))
+
+
+async def test_copy_of_what_was_given_up_is_carried_again(opened: Opened) -> None:
+    """M-32: `transient-error` says that resending is sensible; so a resend is no mere copy."""
+    post = await opened(defaults=policy(retry={"give_up": timedelta(seconds=5)}))
+    post.script.says("test://a/in", Deferred(note="500", status=500))
+    await post.send(message(), asynchronous=True)
+    for _ in range(8):
+        await post.later(seconds=1)
+    assert (await post.store.deliveries(1))[0].state is State.DEAD
+    post.script.says("test://a/in", ACCEPTED)
+    await post.send(message(), asynchronous=True)
+    await post.rest()
+    assert (await post.store.deliveries(1))[0].state is State.DONE

@@ -37,7 +37,7 @@ class Identifier(msgspec.Struct, frozen=True):
 
 
 class Event(msgspec.Struct, frozen=True):
-    """`eventCoding` as system and code; `eventUri`, `eventCanonical` as code alone, system empty. Either may be empty."""
+    """`eventCoding` as system and code; `eventUri`, `eventCanonical` as code alone. Either may be empty."""
 
     system: str = ""
     code: str = ""

@@ -12,6 +12,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+import uvloop
 from aiohttp import web
 
 from broker.channel import Answer, AnswerKind, Arrival, Receipt, Transmission
@@ -29,6 +30,12 @@ MESSAGE = (
     b'"eventCoding":{"code":"x"},"source":{"endpoint":"urn:oid:1.2.3"}}}]}'
 )
 OUTCOME = b'{"resourceType":"OperationOutcome","issue":[{"severity":"error","code":"processing"}]}'
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The client lives close to the loop, so it is tried on the daemon's as well."""
+    plain: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
+    return {**plain, "uvloop": uvloop.new_event_loop} if "test_client.py" in item.nodeid else plain
 
 
 @dataclass

@@ -11,10 +11,10 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
-import uvloop
 from conftest import read_request
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -27,15 +27,6 @@ from plugins.http.exchange import LARGEST_HEAD, Connection, Flaw, NoAnswer, Resp
 
 TAKEN = b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n"
 MANY = 64 * 1024 * 1024
-
-
-@pytest.fixture(
-    scope="module",
-    params=[asyncio.DefaultEventLoopPolicy(), uvloop.EventLoopPolicy()],
-    ids=["asyncio", "uvloop"],
-)
-def event_loop_policy(request: pytest.FixtureRequest) -> Any:
-    return request.param
 
 
 @pytest.fixture
@@ -70,6 +61,15 @@ async def read_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, an
         await read_request(reader)
         writer.write(answer)
         await writer.drain()
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    """What happens at the other end of a socket happens soon."""
+    for _ in range(500):
+        if is_so():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it did not happen")
 
 
 def keeping(answer: bytes = TAKEN) -> Any:
@@ -156,7 +156,7 @@ VALID = {
     "bare line feeds": b"HTTP/1.1 200 OK\nX-A:  b  \nContent-Length: 1\n\nx",
     "upgrade offered": HEAD + b"Upgrade: h2\r\nConnection: Upgrade, Keep-Alive\r\nContent-Length: 1\r\n\r\nx",
     "old and kept": b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 1\r\n\r\nx",
-    "said twice": b"HTTP/1.1 200 OK\r\nX-A: 1\r\nx-a: 2\r\nX-\xe5: \xff\r\nContent-Length: 0\r\n\r\n",
+    "said twice": b"HTTP/1.1 200 OK\r\nX-A: 1\r\nx-a: 2\r\nX-B: \xff\r\nContent-Length: 0\r\n\r\n",
 }
 ENDED = {
     "until close": HEAD + b"\r\nall of this",
@@ -220,7 +220,7 @@ def taken(packets: list[bytes]) -> tuple[Response | tuple[Trouble, bool], bool]:
 
 def cuts(data: bytes, at: list[int]) -> list[bytes]:
     places = [0, *sorted({place % (len(data) + 1) for place in at}), len(data)]
-    return [data[start:end] for start, end in zip(places, places[1:], strict=False) if start < end]
+    return [data[start:end] for start, end in pairwise(places) if start < end]
 
 
 @settings(max_examples=300, deadline=None)
@@ -267,7 +267,7 @@ def test_answer_that_ends_its_connection(name, end):
     response, kept = taken([ENDED[name]])
     assert not kept
     if isinstance(response, Response):
-        assert (response.status, b"".join([response.body]), response.flaw) == end
+        assert (response.status, response.body, response.flaw) == end
     else:
         assert response == (end, name == "nothing")  # only then may it be sent again
 
@@ -357,7 +357,10 @@ async def test_answer_that_trickles_in_time_is_read(peer, post):
         assert (await post(one.url)).body == b"ok"
 
 
-@pytest.mark.parametrize("answer", [b"HTTP/1.1 200 OK\r\nX-A: ", HEAD + b"Content-Length: 1000\r\n\r\n"])
+HALF_A_HEAD = ENDED["half a head"]
+
+
+@pytest.mark.parametrize("answer", [HALF_A_HEAD, HEAD + b"Content-Length: 1000\r\n\r\n"], ids=["head", "body"])
 async def test_answer_that_trickles_beyond_its_time_is_given_up(peer, post, answer):
     async def trickle(reader, writer, raw):
         await read_request(reader)
@@ -369,11 +372,13 @@ async def test_answer_that_trickles_beyond_its_time_is_given_up(peer, post, answ
 
     async with peer(trickle) as one:
         began = time.monotonic()
-        try:
+        if answer is HALF_A_HEAD:
+            with pytest.raises(NoAnswer) as no:
+                await post(one.url, answer=0.3)
+            assert no.value.trouble is Trouble.LATE
+        else:
             response = await post(one.url, answer=0.3)
             assert (response.status, response.flaw) == (200, Flaw.LATE)
-        except NoAnswer as no:
-            assert (no.trouble, b"X-A" in answer) == (Trouble.LATE, True)
         assert 0.25 < time.monotonic() - began < 3
 
 
@@ -402,12 +407,15 @@ async def test_origins_do_not_share_connections(peer, post):
 
 
 async def test_two_hundred_attempts_at_once(peer, post):
+    all_there = asyncio.Event()
+
     async def slow(reader, writer, raw):
         while True:
             body = (await read_request(reader)).partition(b"\r\n\r\n")[2]
             raw.requests += 1
-            while raw.requests < 200:  # all are under way
-                await asyncio.sleep(0.01)
+            if raw.requests == 200:
+                all_there.set()
+            await all_there.wait()
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
 
     async with peer(slow, backlog=256) as one:
@@ -463,8 +471,7 @@ async def test_idle_connections_are_closed_in_their_time(peer):
             await asyncio.sleep(0.1)
             await posted(client, one.url)
         assert len(client._all) == 1
-        while client._all:
-            await asyncio.sleep(0.05)
+        await until(lambda: not client._all)
         assert client._kept == {}
         assert client._sweeper is None
         await posted(client, one.url)
@@ -495,7 +502,7 @@ async def test_stop_closes_all(peer):
         with pytest.raises(NoAnswer, match="stopping"):
             await posted(client, one.url)
         assert one.connections == 2
-    assert closed == [b""]
+        await until(lambda: closed == [b""])
 
 
 async def test_cancelled_attempt_closes_its_connection(peer, post, client):
@@ -514,13 +521,12 @@ async def test_cancelled_attempt_closes_its_connection(peer, post, client):
         with pytest.raises(asyncio.CancelledError):
             await task
         await gone.wait()
-    while client._all:
-        await asyncio.sleep(0.01)
+    await until(lambda: not client._all)
     assert not any(client._kept.values())
 
 
 async def test_attempt_cancelled_after_its_answer_leaves_the_connection_to_the_next():
-    """The answer is there, the connection is free and already another's, and only then the first attempt is cancelled."""
+    """The answer is there, the connection is free and already another's; only then the first attempt is cancelled."""
     client, wires = Client(), []
 
     def build(origin: Origin) -> Connection:
@@ -546,7 +552,6 @@ async def test_attempt_cancelled_after_its_answer_leaves_the_connection_to_the_n
     third = asyncio.create_task(posted(client, "http://a.example/"))
     await asyncio.sleep(0)
     third.cancel()  # now the cancellation is first, and the answer comes before the task hears of it
-    await asyncio.sleep(0) if False else None
     connection.data_received(TAKEN)
     with pytest.raises(asyncio.CancelledError):
         await third
@@ -605,8 +610,7 @@ async def test_kept_connection_that_was_closed_meanwhile_is_not_even_tried(peer,
 
     async with peer(behave) as one:
         await post(one.url)
-        while client._all:
-            await asyncio.sleep(0.01)
+        await until(lambda: not client._all)
         await post(one.url)
         assert (one.connections, one.requests) == (2, 2)
 
@@ -724,8 +728,7 @@ async def test_answer_before_all_is_sent_ends_the_sending_and_the_connection(pee
             response = await post(one.url, body=bytes(20 * 1024 * 1024))
             assert (response.status, response.body) == (413, b"no")
         assert one.connections == 2
-        while len(read) < 2:
-            await asyncio.sleep(0.01)
+        await until(lambda: len(read) == 2)
     assert max(read) < 15 * 1024 * 1024
 
 
@@ -822,7 +825,7 @@ async def test_address_is_looked_up_nowhere(monkeypatch):
     assert asked == []
 
 
-def server_context(certificate: tuple[str, str], **limits: Any) -> ssl.SSLContext:
+def server_context(certificate: tuple[str, str]) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*certificate)
     return context

@@ -1,0 +1,182 @@
+"""One attempt of a parcel: is it in time, where does its endpoint live now, and the sending."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import structlog
+
+from broker.channel import Deferred
+from broker.core.delivery import Event, State, Step
+from broker.core.message import Fate, Message
+from broker.core.resolution import State as Standing
+from broker.core.resolution import Whereabouts
+from broker.flow import attempt as attempts
+from broker.flow.callers import Callers
+from broker.flow.here import Here
+from broker.flow.lane import Lane, Parcel
+from broker.flow.meter import Meter
+from broker.flow.plan import mailbox_of
+from broker.flow.settle import Schedule, Settling
+from broker.plugins import Channels, is_mailbox
+from broker.store import (
+    Change,
+    Delivery,
+    Store,
+    StoreError,
+)
+
+log = structlog.get_logger("broker.carry")
+
+
+class Carrying:
+    def __init__(
+        self,
+        *,
+        here: Here,
+        store: Store,
+        channels: Channels,
+        directory: Callable[[], Whereabouts],
+        callers: Callers,
+        meter: Meter,
+        schedule: Schedule,
+        settling: Settling,
+    ) -> None:
+        self._here = here
+        self._store = store
+        self._channels = channels
+        self._directory = directory
+        self._callers = callers
+        self._meter = meter
+        self._schedule = schedule
+        self._settling = settling
+
+    async def attempt(self, lane: Lane, parcel: Parcel) -> None:
+        try:
+            now = self._here.now()
+            deliveries = self._look_up(lane, parcel, self._in_time(parcel, now), now)
+            if not deliveries:
+                return
+            body = parcel.body if parcel.body is not None else await self._store.body(parcel.position)
+            if body is None:
+                log.error("no body", id=self._here.ids.of(parcel.position))
+                self._leave(lane, parcel)
+                return
+            await self._send(lane, parcel, deliveries, body)
+        except (StoreError, OSError) as error:
+            log.warning("attempt not made", lane=lane.name, error=str(error))
+            self._leave(lane, parcel)
+        except Exception:  # a bug costs this delivery a delay, and the lane nothing
+            log.exception("attempt failed", lane=lane.name, id=self._here.ids.of(parcel.position))
+            self._leave(lane, parcel)
+
+    def _leave(self, lane: Lane, parcel: Parcel) -> None:
+        """Back to the store, where it is found once its claim is over."""
+        lane.settled(parcel.position, tuple(d.number for d in parcel.deliveries))
+        lane.due_at(self._here.now() + timedelta(seconds=5))
+
+    def _in_time(self, parcel: Parcel, now: datetime) -> list[Delivery]:
+        """Those that are still worth something; the others end here, and are never sent."""
+        live = []
+        for delivery in parcel.deliveries:
+            if delivery.expiry > now:
+                live.append(delivery)
+            else:
+                self._settling.expire(delivery, parcel.message)
+        return live
+
+    def _look_up(self, lane: Lane, parcel: Parcel, deliveries: list[Delivery], now: datetime) -> list[Delivery]:
+        """The address anew; what has moved to another peer, or has none now, goes back to the store."""
+        directory = self._directory()
+        if parcel.snapshot == directory.version:
+            return deliveries
+        here = []
+        for delivery in deliveries:
+            address, reason = self._address(delivery, parcel.message, directory, now)
+            if address is not None and not is_mailbox(address) and not self._lane_name(address):
+                address, reason = None, "no channel that runs carries its address"
+            if address is None:
+                self._settling.put_back(
+                    lane, delivery, attempts.held(parcel.position, delivery, now=now, reason=reason)
+                )
+            elif self._lane_name(address) != lane.name or is_mailbox(address):
+                self._move(lane, parcel, delivery, address, now)
+            else:
+                delivery.address = address
+                here.append(delivery)
+        for delivery in here[1:]:  # they left in one transmission because they shared an address
+            if delivery.address != here[0].address:
+                here.remove(delivery)
+                self._settling.put_back(
+                    lane, delivery, attempts.moved(parcel.position, delivery, delivery.address, lane.name, now=now)
+                )
+        return here
+
+    def _address(
+        self, delivery: Delivery, message: Message, directory: Whereabouts, now: datetime
+    ) -> tuple[str | None, str]:
+        if delivery.fixed or not delivery.destination:
+            return delivery.address or None, "it has no address"
+        found = directory.resolve(
+            delivery.destination, release=message.header.release, format=message.header.format, now=now
+        )
+        if found.state is not Standing.USE or not found.addresses:
+            if message.fate is not Fate.MESSAGE and delivery.address:
+                return delivery.address, ""  # the way back was decided once: a response-url, a hop
+            return None, found.reason or "the directory does not know the destination now"
+        if found.first:
+            turn = delivery.attempts % len(found.addresses)  # the next when one is down
+            order = (*found.addresses[turn:], *found.addresses[:turn])
+            return next((a for a in order if is_mailbox(a) or self._schedule.is_open(self._lane_name(a))), order[0]), ""
+        if delivery.address in found.addresses:
+            return delivery.address, ""
+        return found.addresses[0], ""
+
+    def _lane_name(self, address: str) -> str:
+        if is_mailbox(address):
+            return ""
+        try:
+            return self._channels.lane_of(address)
+        except ValueError:
+            return ""
+
+    def _move(self, lane: Lane, parcel: Parcel, delivery: Delivery, address: str, now: datetime) -> None:
+        mailbox = mailbox_of(address, delivery.destination)
+        if mailbox is None:
+            name = self._lane_name(address)
+            self._settling.put_back(
+                lane, delivery, attempts.moved(parcel.position, delivery, address, name, now=now), name
+            )
+            return
+        step = Step(at=now, what=Event.DELIVERED.value, address=address, note="put into the mailbox")
+        change = Change(
+            position=parcel.position, numbers=(delivery.number,), state=State.DONE, step=step, address=address,
+            lane="", mailbox=mailbox, attempted=False,
+        )  # fmt: skip
+        self._settling.put_back(lane, delivery, change)
+
+    async def _send(self, lane: Lane, parcel: Parcel, deliveries: list[Delivery], body: bytes) -> None:
+        position, message = parcel.position, parcel.message
+        sender = self._channels.sender_for(deliveries[0].address)
+        assert sender is not None, "a lane has a channel"
+        clock = asyncio.get_running_loop().time
+        started, at = clock(), self._here.now()
+        sent = attempts.transmission(
+            message,
+            body,
+            deliveries,
+            here=self._here,
+            position=position,
+            wait_left=self._callers.wait_left(position, at),
+            response_url=message.header.is_response,
+        )
+        try:
+            result = await sender.attempt(sent)
+        except Exception:
+            log.exception("a channel failed", lane=lane.name, id=sent.message_id)
+            result = Deferred(note="the channel failed; its log says why")
+        took = clock() - started
+        self._meter.attempted(lane.name.partition(":")[0], type(result).__name__.lower(), took)
+        self._settling.ended(lane, parcel, deliveries, result, at=at, took=took)

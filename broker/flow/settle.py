@@ -1,0 +1,267 @@
+"""The end of an attempt: one transaction for the deliveries, the response that came, and the report of a failure."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Protocol
+
+import structlog
+
+from broker.channel import Arrival, Deferred, Delivered, Peer, Refused
+from broker.core.addressing import name_key
+from broker.core.delivery import Event, State, Step
+from broker.core.fhir.header import Header
+from broker.core.fhir.media import media_type
+from broker.core.fhir.read import read
+from broker.core.identity import identity
+from broker.core.message import Fate, Message
+from broker.core.outcome import Refusal
+from broker.flow import attempt as attempts
+from broker.flow.callers import Callers
+from broker.flow.here import Here
+from broker.flow.lane import CLAIMED_FOR, Lane, Parcel
+from broker.flow.letter import message_of
+from broker.flow.meter import Meter
+from broker.flow.notify import Followers
+from broker.flow.report import Reports
+from broker.store import (
+    Change,
+    Copy,
+    Delivery,
+    Kept,
+    NewMessage,
+    Settled,
+    Settlement,
+    Store,
+)
+
+log = structlog.get_logger("broker.settle")
+
+
+class Answers(Protocol):
+    """What becomes of a response that came in a receiver's own answer."""
+
+    def in_exchange(self, message: Message, body: bytes, request: Message, answers: tuple[int, int]) -> NewMessage: ...
+
+    def arrived(self, kept: Kept | Copy, new: NewMessage) -> None: ...
+
+
+class Schedule(Protocol):
+    """Where deliveries wait, as an attempt and its end know it."""
+
+    def lane(self, name: str) -> Lane: ...
+    def is_open(self, name: str) -> bool: ...
+    def poke(self) -> None: ...
+    def take(self, position: int, numbers: Sequence[int], new: NewMessage) -> None: ...
+
+
+class Settling:
+    answers: Answers  # joined by app: responses and deliveries know each other
+    reports: Reports
+
+    def __init__(
+        self,
+        *,
+        here: Here,
+        store: Store,
+        callers: Callers,
+        followers: Followers,
+        meter: Meter,
+        schedule: Schedule,
+    ) -> None:
+        self._here = here
+        self._store = store
+        self._callers = callers
+        self._followers = followers
+        self._meter = meter
+        self._schedule = schedule
+
+    def ended(
+        self,
+        lane: Lane,
+        parcel: Parcel,
+        deliveries: list[Delivery],
+        result: Delivered | Deferred | Refused,
+        *,
+        at: datetime,
+        took: float,
+    ) -> None:
+        position = parcel.position
+        if isinstance(result, Deferred):
+            step = Step(
+                at=at, what=Event.DEFERRED.value, note=result.note, status=result.status, took=round(took, 6),
+                left=result.left, address=deliveries[0].address,
+            )  # fmt: skip
+            if result.of_peer:
+                lane.trouble(result.note)
+            else:
+                lane.fine()
+            now, dice = self._here.now(), self._here.dice()  # once for all: what left together leaves together again
+            for delivery in deliveries:
+                end = attempts.deferred(position, delivery, result, step, now=now, dice=dice)
+                self.settle(lane, [delivery], parcel.message, end)
+            return
+        lane.fine()
+        if isinstance(result, Refused):
+            step = Step(
+                at=at, what=Event.REFUSED.value, note=result.note, status=result.status, took=round(took, 6),
+                address=deliveries[0].address,
+            )  # fmt: skip
+            self.settle(lane, deliveries, parcel.message, attempts.refused(position, deliveries, result, step))
+            return
+        response, note = self._response(parcel, deliveries, result)
+        step = Step(
+            at=at, what=Event.DELIVERED.value, note=note or result.note, status=result.status, took=round(took, 6),
+            address=deliveries[0].address,
+        )  # fmt: skip
+        self.settle(lane, deliveries, parcel.message, attempts.delivered(position, deliveries, result, step), response)
+
+    def _response(self, parcel: Parcel, deliveries: list[Delivery], result: Delivered) -> tuple[NewMessage | None, str]:
+        """A Bundle of type message in a 2xx answer is an arrival from that receiver."""
+        if result.body is None or parcel.message.fate is not Fate.MESSAGE or parcel.message.header.is_response:
+            return None, ""
+        try:
+            header = read(result.body, media_type(result.media_type or "application/fhir+json"))
+        except Refusal as refusal:
+            return None, f"{result.note}; its answer is no message that we can read: {refusal}"
+        message = self._arrived(header, deliveries[0], result)
+        source = name_key(header.source) if header.source else ""
+        number = next(
+            (d.number for d in deliveries if d.destination and name_key(d.destination) == source), deliveries[0].number
+        )
+        return self.answers.in_exchange(message, result.body, parcel.message, (parcel.position, number)), ""
+
+    def _arrived(self, header: Header, delivery: Delivery, result: Delivered) -> Message:
+        assert result.body is not None
+        arrival = Arrival(
+            channel=delivery.address.partition(":")[0],
+            peer=Peer(address=delivery.lane),
+            body=result.body,
+            media_type=result.media_type or "application/fhir+json",
+            at=self._here.now(),
+        )
+        return message_of(
+            arrival, header, here=self._here, source=header.source, identity=identity(header, b""), digest="",
+            trusted=False, fate=Fate.ANSWER,
+        )  # fmt: skip
+
+    def settle(
+        self,
+        lane: Lane,
+        deliveries: list[Delivery],
+        message: Message,
+        end: attempts.End,
+        comes: NewMessage | None = None,
+    ) -> None:
+        """One transaction: the deliveries' end, and the response or the report that comes of it."""
+        position = deliveries[0].position
+        if comes is None and end.report is not None and not self._callers.waits(position):
+            comes = self._report(position, deliveries, message, end)
+        future = self._store.settle(Settlement(change=end.change, comes=comes))
+        future.add_done_callback(lambda done: self._settled(lane, deliveries, message, end, comes, done))
+
+    def _report(
+        self, position: int, deliveries: list[Delivery], message: Message, end: attempts.End
+    ) -> NewMessage | None:
+        assert end.report is not None
+        if not attempts.wants_bounce(deliveries[0].policy):
+            return None
+        names = " ".join(d.destination for d in deliveries if d.destination)
+        return self.reports.about(position, message, end.report, final=end.final, destination=names or None)
+
+    def _settled(
+        self,
+        lane: Lane,
+        deliveries: list[Delivery],
+        message: Message,
+        end: attempts.End,
+        comes: NewMessage | None,
+        done: asyncio.Future[Settled],
+    ) -> None:
+        position, numbers = deliveries[0].position, end.change.numbers
+        lane.settled(position, numbers, ended=end.outcome is not None)
+        if done.cancelled() or done.exception() is not None:
+            log.error("an attempt's end could not be written", id=self._here.ids.of(position))
+            lane.due_at(self._here.now() + CLAIMED_FOR)
+            return
+        settled = done.result()
+        if end.outcome is None:
+            if end.change.due is not None:
+                lane.due_at(max(end.change.due, lane.closed_until or end.change.due))
+                self._schedule.poke()
+            return
+        self._count(deliveries[0], end, position)
+        self._tell(position, numbers, message, deliveries, end, comes, settled)
+
+    def _count(self, delivery: Delivery, end: attempts.End, position: int) -> None:
+        if end.outcome is not None and end.outcome.problem is not None:
+            self._meter.died(delivery.rule, end.outcome.problem.id)
+            log.warning(
+                "dead", id=self._here.ids.of(position), destination=delivery.destination, error=end.outcome.problem.id
+            )
+        else:
+            self._meter.delivered(delivery.address.partition(":")[0], delivery.rule)
+
+    def _tell(
+        self,
+        position: int,
+        numbers: tuple[int, ...],
+        message: Message,
+        deliveries: list[Delivery],
+        end: attempts.End,
+        comes: NewMessage | None,
+        settled: Settled,
+    ) -> None:
+        """Who waits for the end of this delivery, and what came of it, sets out."""
+        assert end.outcome is not None
+        if comes is not None and settled.came is not None:
+            self.came(settled.came, comes)
+            if comes.answers is not None:
+                return  # the caller has heard the response itself
+        told = self._callers.ended(position, numbers, end.outcome)
+        if end.report is not None and comes is None and not told and settled.changed:
+            report = self._report(position, deliveries, message, end)  # the caller that was to be told has gone
+            if report is not None:
+                self.post(report)
+
+    def post(self, new: NewMessage) -> asyncio.Future[Kept | Copy]:
+        """Keeps a message of our own and sets it out."""
+        future = self._store.accept(new)
+
+        def kept(done: asyncio.Future[Kept | Copy]) -> None:
+            if done.cancelled() or done.exception() is not None:
+                log.error("a report could not be kept", error=str(done.exception()))
+            else:
+                self.came(done.result(), new)
+
+        future.add_done_callback(kept)
+        return future
+
+    def came(self, came: Kept | Copy, new: NewMessage) -> None:
+        if new.answers is not None:
+            self.answers.arrived(came, new)
+        if isinstance(came, Copy):
+            return
+        for delivery in new.deliveries:
+            if delivery.mailbox is not None:
+                self._followers.wake(delivery.mailbox, came.position)
+        self._schedule.take(came.position, came.numbers, new)
+
+    def expire(self, delivery: Delivery, message: Message) -> None:
+        step = Step(at=self._here.now(), what=Event.EXPIRED.value, left=False)
+        last = delivery.steps[-1].note if delivery.steps else ""
+        end = attempts.expired(delivery.position, delivery, step, made=delivery.attempts, last=last)
+        self.settle(self._schedule.lane(delivery.lane), [delivery], message, end)
+
+    def put_back(self, lane: Lane, delivery: Delivery, change: Change, to: str | None = None) -> None:
+        def written(_future: asyncio.Future[Settled]) -> None:
+            lane.settled(delivery.position, (delivery.number,))
+            if change.mailbox is not None:
+                self._followers.wake(change.mailbox, delivery.position)
+            if change.state is State.WAITING and change.due is not None:
+                self._schedule.lane(lane.name if to is None else to).due_at(change.due)
+                self._schedule.poke()
+
+        self._store.settle(Settlement(change=change)).add_done_callback(written)

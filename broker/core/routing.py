@@ -294,7 +294,8 @@ def _unusable(name: str, found: Resolution, where: tuple[str, ...], said_by: Rul
         text=f"{_subject(name, said_by)} is known, but has no address that can be used: {found.reason}. "
         "Its operator has to give it a new one.",
         who=Who.BROKER,
-        expression=where,  # not where it is written: that is a path on our disk, and the sender is a stranger
+        expression=where,
+        diagnostics=found.origin or None,
     )
 
 

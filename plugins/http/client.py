@@ -115,6 +115,8 @@ class Client:
         if self._gone is not None:
             connection.abort()
             raise NoAnswer(Trouble.NO_CONNECTION, "this broker is stopping")
+        if not connection.open:  # closed, or spoken on, before we could ask
+            raise NoAnswer(Trouble.CLOSED)
         self._all.add(connection)
         return connection
 

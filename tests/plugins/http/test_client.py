@@ -19,6 +19,7 @@ from conftest import read_request
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from plugins.http import client as client_module
 from plugins.http import dial as dial_module
 from plugins.http.address import on_the_wire
 from plugins.http.client import Client, Target, target_of
@@ -641,6 +642,39 @@ async def test_new_connection_that_dies(peer, post, answer, end, reset):
                 await post(one.url)
             assert no.value.trouble is end
         assert one.connections == 1
+
+
+@pytest.mark.parametrize("greeting", [b"", b"220 smtp.example ready\r\n"])
+async def test_peer_that_does_not_wait_for_the_request(peer, post, client, greeting):
+    async def behave(reader, writer, raw):
+        writer.write(greeting)
+
+    async with peer(behave) as one:
+        for _ in range(20):
+            with pytest.raises(NoAnswer) as no:
+                await post(one.url)
+            assert no.value.trouble in (Trouble.CLOSED, Trouble.UNREADABLE)
+            assert not no.value.untouched or not greeting
+        await until(lambda: not client._all)
+
+
+def test_connection_that_was_lost_while_it_was_made_is_no_connection(monkeypatch):
+    """Its loss is told before anybody holds it; to wait for an answer on it would be to wait for the time limit."""
+
+    async def lost(origin, build, context, seconds):
+        connection = build()
+        connection.connection_made(Wire())
+        connection.connection_lost(None)
+        return connection
+
+    async def run():
+        client = Client()
+        with pytest.raises(NoAnswer, match="closed"):
+            await posted(client, "http://a.example/")
+        assert client._all == set()
+
+    monkeypatch.setattr(client_module, "dial", lost)
+    asyncio.run(run())
 
 
 async def test_peer_that_half_closes_before_its_answer_has_none(peer, post):

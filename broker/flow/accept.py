@@ -263,7 +263,7 @@ class Accepting:
     async def _wait_over(self, caller: Caller) -> Answer:
         if caller.answer.done():
             return caller.answer.result()
-        self._callers.leave(caller)
+        self._callers.gave_up(caller)
         if not caller.refuses:
             return Answer(kind=AnswerKind.KEPT, receipt=caller.receipt)
         try:

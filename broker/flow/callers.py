@@ -11,6 +11,9 @@ from broker.core.answering import answer_now
 from broker.core.delivery import Outcome
 
 
+REMEMBERED = 10_000  # waits that ended; a response that comes after so many others have is returned, not dropped
+
+
 class Caller:
     """One caller: what it waits for, and the future that its answer arrives in."""
 
@@ -39,6 +42,7 @@ class Caller:
 class Callers:
     def __init__(self) -> None:
         self._waiting: dict[int, list[Caller]] = {}
+        self._gave_up: dict[int, None] = {}  # messages whose caller's wait ended, the oldest first
 
     def enter(self, caller: Caller) -> None:
         self._waiting.setdefault(caller.position, []).append(caller)
@@ -49,6 +53,17 @@ class Callers:
             here.remove(caller)
             if not here:
                 del self._waiting[caller.position]
+
+    def gave_up(self, caller: Caller) -> None:
+        """The wait of this caller ended before its answer came."""
+        self.leave(caller)
+        self._gave_up[caller.position] = None
+        if len(self._gave_up) > REMEMBERED:
+            del self._gave_up[next(iter(self._gave_up))]
+
+    def is_too_late(self, position: int) -> bool:
+        """Whether a caller waited for this message, in vain: its response is late for it."""
+        return position in self._gave_up
 
     def waits(self, position: int) -> bool:
         """Whether somebody listens who has not been answered yet."""

@@ -131,7 +131,7 @@ class Responding:
         answers = (chosen.position, chosen.number)
         policy = route.accepted[0].policy if route.accepted else self._defaults
         asked = next((d for d in answering.request.deliveries if d.number == chosen.number), None)
-        drop = asked is not None and asked.policy.sync.late is Late.DROP and fate is not Fate.ANSWER
+        drop = asked is not None and self._drops(asked.policy, chosen.position, fate)
         return NewMessage(
             message=msgspec.structs.replace(letter.message, fate=fate),
             body=letter.body,
@@ -145,7 +145,13 @@ class Responding:
             answers=answers,
         )
 
-    def in_exchange(self, message: Message, body: bytes, request: Message, answers: tuple[int, int]) -> NewMessage:
+    def _drops(self, policy: Policy, request: int, fate: Fate) -> bool:
+        """Whether a response is kept and shown only: the request is closed, or the wait of its caller is over."""
+        return policy.sync.late is Late.DROP and (fate is not Fate.ANSWER or self._callers.is_too_late(request))
+
+    def in_exchange(
+        self, message: Message, body: bytes, request: Message, answers: tuple[int, int], policy: Policy
+    ) -> NewMessage:
         """A response that came in the receiver's own answer: it answers that very delivery."""
         sha256 = hashlib.sha256(body).digest()
         now = self._here.now()
@@ -156,7 +162,13 @@ class Responding:
             source_key=name_key(message.source) if message.source else "",
             identity=identity(message.header, sha256).key,
             quotes=(),
-            deliveries=self.way_back(request, now, policy=self._defaults, position=answers[0]),
+            deliveries=self.way_back(
+                request,
+                now,
+                policy=self._defaults,
+                position=answers[0],
+                drop=self._drops(policy, answers[0], Fate.ANSWER),
+            ),
             answers=answers,
         )
 

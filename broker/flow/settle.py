@@ -18,6 +18,7 @@ from broker.core.fhir.read import read
 from broker.core.identity import identity
 from broker.core.message import Fate, Message
 from broker.core.outcome import Refusal
+from broker.core.policy import Policy
 from broker.flow import attempt as attempts
 from broker.flow.callers import Callers
 from broker.flow.here import Here
@@ -43,7 +44,9 @@ log = structlog.get_logger("broker.settle")
 class Answers(Protocol):
     """What becomes of a response that came in a receiver's own answer."""
 
-    def in_exchange(self, message: Message, body: bytes, request: Message, answers: tuple[int, int]) -> NewMessage: ...
+    def in_exchange(
+        self, message: Message, body: bytes, request: Message, answers: tuple[int, int], policy: Policy
+    ) -> NewMessage: ...
 
     def arrived(self, kept: Kept | Copy, new: NewMessage) -> None: ...
 
@@ -131,7 +134,8 @@ class Settling:
         number = next(
             (d.number for d in deliveries if d.destination and name_key(d.destination) == source), deliveries[0].number
         )
-        return self.answers.in_exchange(message, result.body, parcel.message, (parcel.position, number)), ""
+        answers = (parcel.position, number)
+        return self.answers.in_exchange(message, result.body, parcel.message, answers, deliveries[0].policy), ""
 
     def _arrived(self, header: Header, delivery: Delivery, result: Delivered) -> Message:
         assert result.body is not None

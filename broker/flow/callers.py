@@ -10,7 +10,6 @@ from broker.core.answer import Answer, AnswerKind, Receipt
 from broker.core.answering import answer_now
 from broker.core.delivery import Outcome
 
-
 REMEMBERED = 10_000  # waits that ended; a response that comes after so many others have is returned, not dropped
 
 

@@ -163,7 +163,8 @@ class Settling:
         position = deliveries[0].position
         if comes is None and end.report is not None and not self._callers.waits(position):
             comes = self._report(position, deliveries, message, end)
-        future = self._store.settle(Settlement(change=end.change, comes=comes))
+        soon = self._callers.waits(position)
+        future = self._store.settle(Settlement(change=end.change, comes=comes), soon=soon)
         future.add_done_callback(lambda done: self._settled(lane, deliveries, message, end, comes, done))
 
     def _report(

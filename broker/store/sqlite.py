@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import os
 import secrets
 import shutil
 import sqlite3
@@ -57,6 +59,20 @@ def _ignore(_seconds: float, _operations: int) -> None:
     """Nobody counts commits."""
 
 
+def _claim(path: Path) -> int:
+    """Holds the store for this process until the descriptor is closed: two writers would give positions twice."""
+    # a file of its own: closing any descriptor of the database would drop SQLite's own locks
+    lock = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise OSError(
+            f"the store {path} is in use by another broker: stop that one, or give this one a store of its own"
+        ) from None
+    return lock
+
+
 class SqliteStore:
     """Opens `path`, creating it when missing; raises ValueError for a file of a newer release, OSError for the rest."""
 
@@ -70,12 +86,16 @@ class SqliteStore:
         self._path = path
         self._free, self._look_again = 0, 0.0
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = _claim(path)
         db = connect(path)
         try:
             prepare(db, secrets.token_bytes(32))
             self._key: bytes = db.execute("SELECT value FROM meta WHERE name = 'key'").fetchone()[0]
             self.bodies = Bodies(path.with_name(path.name + ".bodies"))
             self._remove_orphans(db)
+        except BaseException:
+            os.close(self._lock)
+            raise
         finally:
             db.close()
         self._loop = asyncio.get_running_loop()
@@ -113,9 +133,13 @@ class SqliteStore:
     def accept(self, new: NewMessage) -> Future[Kept | Copy]:
         return self._with_body(new, lambda file: partial(transaction.accept, new=new, file=file), must=False)
 
-    def settle(self, settlement: Settlement) -> Future[Settled]:
+    def settle(self, settlement: Settlement, *, soon: bool = True) -> Future[Settled]:
+        comes = settlement.comes
+        if comes is None:
+            operation = partial(transaction.settle, settlement=settlement, file=None)
+            return self._writer.submit(operation, must=True, soon=soon)
         return self._with_body(
-            settlement.comes, lambda file: partial(transaction.settle, settlement=settlement, file=file), must=True
+            comes, lambda file: partial(transaction.settle, settlement=settlement, file=file), must=True
         )
 
     def add(
@@ -174,10 +198,10 @@ class SqliteStore:
         return removed  # type: ignore[no-any-return]
 
     def _with_body(
-        self, new: NewMessage | None, operation: Callable[[str | None], Callable[[Any], Any]], *, must: bool
+        self, new: NewMessage, operation: Callable[[str | None], Callable[[Any], Any]], *, must: bool
     ) -> Future[Any]:
         """A large body goes to its own file first, outside the loop and the writer."""
-        if new is None or len(new.body) <= LARGE:
+        if len(new.body) <= LARGE:
             return self._writer.submit(operation(None), must=must)
         future = Written(loop=self._loop)
         written = self._loop.run_in_executor(self._files, self.bodies.write, new.body)
@@ -284,3 +308,4 @@ class SqliteStore:
         self._writer.flush()
         await asyncio.to_thread(self._writer.close)
         await asyncio.to_thread(self._readers.shutdown)
+        os.close(self._lock)

@@ -19,6 +19,7 @@ from broker.store.transaction import Transaction
 log = logging.getLogger("broker.store")
 
 GROUP = 256  # operations in one transaction: beyond, a longer commit costs more than it saves
+COMPANY = 0.005  # seconds that an operation which nobody waits for may wait for others to share its sync
 LOGGED = 16 << 10  # bytes that an operation adds to the log, about: pages of tables and indexes, not only the row
 WAL_SOFT = 16 << 20  # bytes; from here a checkpoint runs beside the writer
 RETRY_FULL = 0.5  # seconds before what must be written is tried again on a full disk
@@ -64,6 +65,7 @@ class Writer:
         self._committed = committed  # told of each commit: seconds it took, operations in it
         self._jobs: queue.SimpleQueue[list[Job] | None] = queue.SimpleQueue()
         self._pending: list[Job] = []
+        self._flushing = False
         self._again: list[Job] = []  # what must be written and could not be
         self._checkpoint = threading.Event()
         self._finish = threading.Event()
@@ -75,21 +77,29 @@ class Writer:
         self._thread.start()
         self._checkpointer.start()
 
-    def submit(self, operation: Callable[[Transaction], Any], *, must: bool = False) -> asyncio.Future[Any]:
+    def submit(
+        self, operation: Callable[[Transaction], Any], *, must: bool = False, soon: bool = True
+    ) -> asyncio.Future[Any]:
+        """`soon`: somebody waits for it; otherwise it may wait a little for company, since each sync costs the same."""
         future = Written(loop=self._loop)
-        self.put(Job(operation, future, must=must))
+        self.put(Job(operation, future, must=must), soon=soon)
         return future
 
-    def put(self, job: Job) -> None:
+    def put(self, job: Job, *, soon: bool = True) -> None:
         if self._stopping.is_set():
             job.future.set_exception(StoreError("the store is closed"))
             return
         self._pending.append(job)
-        if len(self._pending) == 1:  # handed over once a turn of the loop: waking the thread costs more than a job
-            self._loop.call_soon(self.flush)
+        if soon or len(self._pending) >= GROUP:
+            if not self._flushing:  # handed over once a turn of the loop: waking the thread costs more than a job
+                self._flushing = True
+                self._loop.call_soon(self.flush)
+        elif len(self._pending) == 1:
+            self._loop.call_later(COMPANY, self.flush)
 
     def flush(self) -> None:
-        """Hands over what has been put in this turn of the event loop."""
+        """Hands over what has been put since the last time."""
+        self._flushing = False
         if self._pending:
             self._jobs.put(self._pending)
             self._pending = []

@@ -282,7 +282,11 @@ def _respond_http_exception(request: web.Request, exc: web.HTTPException) -> web
         text = f"{exc.method} is not served on this path; it takes {headers[hdrs.ALLOW]}"
         problem = Problem(code="not-supported", id="method-not-allowed", text=text)
     elif exc.status == 404:
-        text = f"nothing is served on this path; the FHIR base of this broker is {request.app[BASE_PATH] or '/'}"
+        base = request.app[BASE_PATH]
+        text = (
+            f"nothing is served on this path; the FHIR base of this broker is {base or '/'}:"
+            f" messages go to {base}/$process-message or {base}/Bundle"
+        )
         problem = Problem(code="not-found", id="unknown-path", text=text)
     elif exc.status == 413:
         problem = Problem(code="too-long", id="too-large", text="the body is larger than this broker takes")

@@ -242,6 +242,7 @@ class Delivering:
         async with asyncio.timeout(seconds + 5):
             deadline = asyncio.get_running_loop().time() + seconds
             for lane in self.lanes.values():
+                lane.ends = True
                 lane.close(self._here.now(), "the broker stops")
             while any(lane.under_way for lane in self.lanes.values()):
                 if asyncio.get_running_loop().time() > deadline:

@@ -18,7 +18,7 @@ log = structlog.get_logger("broker.lane")
 READY = 512  # parcels in memory: beyond, the store remembers them
 READY_BYTES = 8 << 20
 ALL = 0  # in place of a number; those of deliveries begin at 1
-CLAIMED_FOR = timedelta(seconds=60)  # what the store handed out is not due again before; a crash costs that delay
+CLAIMED_FOR = timedelta(seconds=10)  # what the store handed out is not due again before; a crash costs that delay
 IDLE = 5.0  # seconds that a worker stays for the next parcel before it ends
 
 
@@ -61,6 +61,7 @@ class Lane:
         self.under_way: dict[int, set[int]] = {}  # position: numbers
         self.closed_until: datetime | None = None
         self.reason = ""
+        self.ends = False  # the broker stops: what is under way is finished, nothing is begun
         self.held_back = False  # something due at once stands in the store only
         self._troubles = 0
         self._now = now
@@ -216,7 +217,7 @@ class Lane:
     def fine(self) -> None:
         """The peer answered: whatever it said, it is there."""
         self._troubles = 0
-        if not self.is_open:
+        if not self.is_open and not self.ends:
             log.info("lane open", lane=self.name)
             self.closed_until, self.reason = None, ""
             self._more(self)

@@ -67,7 +67,7 @@ $(READY): pyproject.toml constraints.txt scripts/need
 	touch $@
 
 $(CLIENTS): tests/e2e/clients/package.json tests/e2e/clients/package-lock.json scripts/need
-	scripts/need node=nodejs npm=npm
+	scripts/need node=nodejs npm=npm curl=curl openssl=openssl
 	mkdir -p $(@D)
 	cp tests/e2e/clients/package.json tests/e2e/clients/package-lock.json $(@D)/
 	npm ci --prefix $(@D) --ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel=error

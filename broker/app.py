@@ -128,6 +128,7 @@ class Broker:
             stores_and_forwards=self.channels.stores_and_forwards,
         )  # fmt: skip
         self.receiving = Receiving(here=here, accepting=self.accepting, free=self.store.free, meter=self.metrics)
+        settling.arrivals = self.receiving
 
     def _snapshot(self) -> Snapshot:
         return self.directory.current

@@ -180,6 +180,7 @@ class Accepting:
             self._responding.arrived(kept, new)
         for delivery in new.deliveries:
             if delivery.mailbox is not None:
+                self._meter.delivered("mailbox", delivery.rule)
                 self._followers.wake(delivery.mailbox, position)
         self._delivering.take(position, kept.numbers, new)
         if new.answers is None and len(route.accepted) < len(route.decisions):

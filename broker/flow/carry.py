@@ -179,4 +179,4 @@ class Carrying:
             result = Deferred(note="the channel failed; its log says why")
         took = clock() - started
         self._meter.attempted(lane.name.partition(":")[0], type(result).__name__.lower(), took)
-        self._settling.ended(lane, parcel, deliveries, result, at=at, took=took)
+        await self._settling.ended(lane, parcel, deliveries, result, at=at, took=took)

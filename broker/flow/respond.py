@@ -18,7 +18,8 @@ from broker.core.addressing import name_key
 from broker.core.answer import Answer, AnswerKind, Receipt
 from broker.core.correlation import Candidate, Match, Verdict, match
 from broker.core.delivery import AnswerState, State
-from broker.core.identity import identity, quoted_ids
+from broker.core.fhir.header import Header
+from broker.core.identity import identity, quotable_ids, quoted_ids
 from broker.core.message import Fate, Message
 from broker.core.policy import Late, Policy
 from broker.core.resolution import How, Resolution, Whereabouts
@@ -148,6 +149,26 @@ class Responding:
     def _drops(self, policy: Policy, request: int, fate: Fate) -> bool:
         """Whether a response is kept and shown only: the request is closed, or the wait of its caller is over."""
         return policy.sync.late is Late.DROP and (fate is not Fate.ANSWER or self._callers.is_too_late(request))
+
+    async def is_answer(self, header: Header, position: int, request: Message) -> bool:
+        """Whether a message in a receiver's own answer is the response to what it was sent.
+
+        An id that no request of ours has is a slip, and the exchange itself says what is meant. An id that another
+        request has makes it that one's answer, and what is no response at all is an echo, or a message of its own.
+        """
+        if header.response is None:
+            return False
+        quoted = quoted_ids(header.response)
+        if not {*quoted}.isdisjoint(quotable_ids(request.header)):
+            return True
+        asked_by = name_key(request.source) if request.source else ""
+        named = [name_key(one.endpoint) for one in header.destinations if one.endpoint]
+        if named and asked_by and asked_by not in named:
+            return False
+        return not any(
+            other.stored.position != position and self._candidates(other)
+            for other in await self._store.quoted(quoted, CANDIDATES)
+        )
 
     def in_exchange(
         self, message: Message, body: bytes, request: Message, answers: tuple[int, int], policy: Policy
@@ -283,6 +304,9 @@ class Responding:
     async def stored_response(self, receipt: Receipt) -> Answer | None:
         """The response that a request has had, for a copy of it."""
         for response in await self._store.answers_to(receipt.position):
+            link = response.message.header.response
+            if link is not None and link.code == "transient-error":
+                continue  # M-32: it asks for the resend that this copy is
             if response.message.fate in (Fate.ANSWER, Fate.DOUBLE, Fate.LATE) and response.body_kept:
                 body = await self._store.body(response.position)
                 return Answer(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from datetime import datetime
 from typing import Protocol
 
 import structlog
 
-from broker.channel import Arrival, Deferred, Delivered, Peer, Refused
+from broker.channel import Accept, Arrival, Asked, Deferred, Delivered, Peer, Refused
 from broker.core.addressing import name_key
 from broker.core.delivery import Event, State, Step
 from broker.core.fhir.header import Header
@@ -48,6 +48,8 @@ class Answers(Protocol):
         self, message: Message, body: bytes, request: Message, answers: tuple[int, int], policy: Policy
     ) -> NewMessage: ...
 
+    async def is_answer(self, header: Header, position: int, request: Message) -> bool: ...
+
     def arrived(self, kept: Kept | Copy, new: NewMessage) -> None: ...
 
 
@@ -58,11 +60,13 @@ class Schedule(Protocol):
     def is_open(self, name: str) -> bool: ...
     def poke(self) -> None: ...
     def take(self, position: int, numbers: Sequence[int], new: NewMessage) -> None: ...
+    def spawn(self, work: Awaitable[None], name: str) -> None: ...
 
 
 class Settling:
     answers: Answers  # joined by app: responses and deliveries know each other
     reports: Reports
+    arrivals: Accept  # the way in, for a message in a receiver's answer that is no answer
 
     def __init__(
         self,
@@ -81,7 +85,7 @@ class Settling:
         self._meter = meter
         self._schedule = schedule
 
-    def ended(
+    async def ended(
         self,
         lane: Lane,
         parcel: Parcel,
@@ -114,22 +118,31 @@ class Settling:
             )  # fmt: skip
             self.settle(lane, deliveries, parcel.message, attempts.refused(position, deliveries, result, step))
             return
-        response, note = self._response(parcel, deliveries, result)
+        response, note = await self._response(parcel, deliveries, result)
         step = Step(
             at=at, what=Event.DELIVERED.value, note=note or result.note, status=result.status, took=round(took, 6),
             address=deliveries[0].address,
         )  # fmt: skip
         self.settle(lane, deliveries, parcel.message, attempts.delivered(position, deliveries, result, step), response)
 
-    def _response(self, parcel: Parcel, deliveries: list[Delivery], result: Delivered) -> tuple[NewMessage | None, str]:
-        """A Bundle of type message in a 2xx answer is an arrival from that receiver."""
+    async def _response(
+        self, parcel: Parcel, deliveries: list[Delivery], result: Delivered
+    ) -> tuple[NewMessage | None, str]:
+        """A Bundle of type message in a 2xx answer is an arrival from that receiver, and nearly always the response."""
         if result.body is None or parcel.message.fate is not Fate.MESSAGE or parcel.message.header.is_response:
             return None, ""
         try:
             header = read(result.body, media_type(result.media_type or "application/fhir+json"))
         except Refusal as refusal:
             return None, f"{result.note}; its answer is no message that we can read: {refusal}"
-        message = self._arrived(header, deliveries[0], result)
+        arrival = self._arrival(deliveries[0], result.body, result.media_type)
+        if not await self.answers.is_answer(header, parcel.position, parcel.message):
+            self._schedule.spawn(self._arrives(arrival), "a message in an answer")
+            return None, f"{result.note} that is not the response to this one"
+        message = message_of(
+            arrival, header, here=self._here, source=header.source, identity=identity(header, b""), digest="",
+            trusted=False, fate=Fate.ANSWER,
+        )  # fmt: skip
         source = name_key(header.source) if header.source else ""
         number = next(
             (d.number for d in deliveries if d.destination and name_key(d.destination) == source), deliveries[0].number
@@ -137,19 +150,22 @@ class Settling:
         answers = (parcel.position, number)
         return self.answers.in_exchange(message, result.body, parcel.message, answers, deliveries[0].policy), ""
 
-    def _arrived(self, header: Header, delivery: Delivery, result: Delivered) -> Message:
-        assert result.body is not None
-        arrival = Arrival(
+    def _arrival(self, delivery: Delivery, body: bytes, media_type: str | None) -> Arrival:
+        return Arrival(
             channel=delivery.address.partition(":")[0],
             peer=Peer(address=delivery.lane),
-            body=result.body,
-            media_type=result.media_type or "application/fhir+json",
+            body=body,
+            media_type=media_type or "application/fhir+json",
             at=self._here.now(),
+            asked=Asked(asynchronous=True),
         )
-        return message_of(
-            arrival, header, here=self._here, source=header.source, identity=identity(header, b""), digest="",
-            trusted=False, fate=Fate.ANSWER,
-        )  # fmt: skip
+
+    async def _arrives(self, arrival: Arrival) -> None:
+        """Nobody can be told that it is refused: the receiver has had its exchange."""
+        try:
+            await self.arrivals(arrival)
+        except Refusal as refusal:
+            log.info("a message in an answer was refused", peer=arrival.peer.address, error=refusal.problem.id)
 
     def settle(
         self,

@@ -155,12 +155,16 @@ def add(
     message whose own body retention has taken away.
     """
     taken, withdrawn = {}, {}
-    for key, number, state, outcome in tx.db.execute(
-        "SELECT key, number, state, outcome FROM delivery WHERE position = ?", (position,)
-    ):
+    for key, number, state, outcome, response in tx.db.execute(
+        "SELECT key, number, state, outcome, answered_by FROM delivery WHERE position = ?", (position,)
+    ).fetchall():
         taken[key] = number
         # what was given up for time may be asked for again; what is withdrawn with an outcome was dropped for good
-        if (state == State.WITHDRAWN and outcome is None) or (state == State.DEAD and _was_given_up(outcome)):
+        if (
+            (state == State.WITHDRAWN and outcome is None)
+            or (state == State.DEAD and _was_given_up(outcome))
+            or (state == State.DONE and response is not None and _asks_for_a_resend(tx, response))
+        ):
             withdrawn[key] = number
     asked = {new.key for new in deliveries}
     if whole is not None and not (asked <= taken.keys() - withdrawn.keys() or _has_body(tx, position, *whole)):
@@ -170,6 +174,14 @@ def add(
         _revive(tx, position, withdrawn[new.key], new) if new.key in withdrawn else number
         for new, number in zip(deliveries, numbers, strict=True)
     ])  # fmt: skip
+
+
+def _asks_for_a_resend(tx: Transaction, response: int) -> bool:
+    """M-32: `transient-error` means wait and resend, so that the resend is more than a copy."""
+    row = tx.db.execute(
+        "SELECT json_extract(about, '$.header.response.code') FROM message WHERE position = ?", (response,)
+    ).fetchone()
+    return row is not None and row[0] == "transient-error"
 
 
 def _was_given_up(outcome: bytes | None) -> bool:

@@ -229,6 +229,7 @@ class Post:
             stores_and_forwards=self.channels.stores_and_forwards,
         )  # fmt: skip
         self.receiving = Receiving(here=here, accepting=self.accepting, free=lambda: 1 << 40, meter=meter)
+        settling.arrivals = self.receiving
 
     def _snapshot(self) -> Snapshot:
         return self.directory.current

@@ -248,3 +248,43 @@ async def test_way_back_stays_as_decided_when_the_source_vanishes(opened: Opened
     await post.moves({A: "test://a/in"})
     await post.later(seconds=5)
     assert (await post.one(2)).state is State.DONE
+
+
+# -- a message in a receiver's own answer
+
+
+async def test_answer_that_holds_the_response_to_another_request_goes_to_who_asked_that(opened: Opened) -> None:
+    """The exchange proves who speaks, not to whom: an id of another request makes it that one's answer."""
+    post = await opened(endpoints={A: "test://a/in", SENDER: "mailbox:", B: "mailbox:"})
+    post.script.says("test://a/in", ACCEPTED)
+    await post.send(message("b1", "m1"), asynchronous=True)
+    post.script.says("test://a/in", answered_with(response("m1")))
+    answer = await post.send(message("b2", "m2", source=B))
+    assert answer.kind is AnswerKind.TAKEN
+    await post.rest()
+    assert [delivery.answer for delivery in await post.store.deliveries(1)] == [AnswerState.ANSWERED]
+    assert [delivery.answer for delivery in await post.store.deliveries(2)] == [AnswerState.OPEN]
+
+
+async def test_echo_of_a_request_is_no_response(opened: Opened) -> None:
+    """M-7: what makes a response is `response`; a server that stores a Bundle answers with the Bundle."""
+    post = await opened(endpoints={A: "test://a/in", SENDER: "mailbox:"})
+    post.script.says("test://a/in", answered_with(message("b1", "m1")))
+    answer = await post.send(message("b1", "m1"))
+    assert answer.kind is AnswerKind.TAKEN
+    await post.rest()
+    assert len(post.script.sent) == 1
+
+
+async def test_resend_after_a_transient_error_is_carried_again(opened: Opened) -> None:
+    """M-32, W-41: we do not resend by ourselves; the sender's own resend is more than a copy."""
+    post = await opened(endpoints={A: "test://a/in", SENDER: "mailbox:"})
+    post.script.says(
+        "test://a/in",
+        answered_with(response(code="transient-error")),
+        answered_with(response(bundle="rb2", header="rm2")),
+    )
+    first, second = await post.send(message()), await post.send(message())
+    third = await post.send(message())
+    assert [b"transient-error" in (one.body or b"") for one in (first, second, third)] == [True, False, False]
+    assert len(post.script.sent) == 2

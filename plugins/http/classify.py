@@ -22,10 +22,10 @@ from http import HTTPStatus
 
 import msgspec
 import orjson
-from broker.core.fhir.media import media_type
 
 from broker.channel import Deferred, Delivered, Refused, Taken
 from broker.core.fhir.header import Format
+from broker.core.fhir.media import media_type
 from broker.core.fhir.outcomes import FAILED
 from broker.core.outcome import Problem, Refusal, Who
 from plugins.http.address import without_query

@@ -7,9 +7,9 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any
 
 from aiohttp import hdrs, web
-from broker.core.fhir.media import media_type
 
 from broker.channel import Arrival, Asked, Host, Peer
+from broker.core.fhir.media import media_type
 from broker.core.outcome import StoreUnavailable
 from broker.web import Handler, add_fhir_route, later, pinned_release
 from plugins.http.answers import Answering

@@ -40,9 +40,11 @@ from broker.store import (
     Stored,
     StoreError,
     Waiting,
+    acceptance,
+    changes,
+    notes,
     reader,
     retention,
-    transaction,
 )
 from broker.store.bodies import LARGE, Bodies
 from broker.store.reader import Reader
@@ -131,26 +133,24 @@ class SqliteStore:
     # -- writing
 
     def accept(self, new: NewMessage) -> Future[Kept | Copy]:
-        return self._with_body(new, lambda file: partial(transaction.accept, new=new, file=file), must=False)
+        return self._with_body(new, lambda file: partial(acceptance.accept, new=new, file=file), must=False)
 
     def settle(self, settlement: Settlement, *, soon: bool = True) -> Future[Settled]:
         comes = settlement.comes
         if comes is None:
-            operation = partial(transaction.settle, settlement=settlement, file=None)
+            operation = partial(changes.settle, settlement=settlement, file=None)
             return self._writer.submit(operation, must=True, soon=soon)
-        return self._with_body(
-            comes, lambda file: partial(transaction.settle, settlement=settlement, file=file), must=True
-        )
+        return self._with_body(comes, lambda file: partial(changes.settle, settlement=settlement, file=file), must=True)
 
     def add(
         self, position: int, deliveries: Sequence[NewDelivery], whole: tuple[bytes, bytes] | None = None
     ) -> Future[tuple[int, ...]]:
-        return self._writer.submit(partial(transaction.add, position=position, deliveries=deliveries, whole=whole))
+        return self._writer.submit(partial(acceptance.add, position=position, deliveries=deliveries, whole=whole))
 
     def claim(self, lane: str, now: datetime, fresh: datetime, until: datetime, limit: int) -> Future[Claimed]:
         return self._writer.submit(
             partial(
-                transaction.claim,
+                changes.claim,
                 lane=lane,
                 now=micros(now),
                 fresh=micros(fresh),
@@ -160,35 +160,33 @@ class SqliteStore:
         )
 
     def withdraw(self, position: int, at: datetime, why: str, under_way: Collection[int]) -> Future[list[int]]:
-        return self._writer.submit(
-            partial(transaction.withdraw, position=position, at=at, why=why, under_way=under_way)
-        )
+        return self._writer.submit(partial(changes.withdraw, position=position, at=at, why=why, under_way=under_way))
 
     def redrive(self, position: int, number: int, at: datetime, expiry: datetime) -> Future[bool]:
-        return self._writer.submit(partial(transaction.redrive, position=position, number=number, at=at, expiry=expiry))
+        return self._writer.submit(partial(changes.redrive, position=position, number=number, at=at, expiry=expiry))
 
     def drop(self, position: int, number: int, at: datetime, why: str) -> Future[bool]:
-        return self._writer.submit(partial(transaction.drop, position=position, number=number, at=at, why=why))
+        return self._writer.submit(partial(changes.drop, position=position, number=number, at=at, why=why))
 
     def wake(self, names: Sequence[tuple[int, int]], due: datetime) -> Future[int]:
-        return self._writer.submit(partial(transaction.wake, names=names, due=micros(due)))
+        return self._writer.submit(partial(changes.wake, names=names, due=micros(due)))
 
     def missing(self, position: int, number: int, at: datetime, report: NewMessage | None) -> Future[Settled]:
-        return self._writer.submit(partial(transaction.missing, position=position, number=number, report=report))
+        return self._writer.submit(partial(changes.missing, position=position, number=number, report=report))
 
     def unread(self, mailbox: str, position: int, report: NewMessage | None) -> Future[Settled]:
-        return self._writer.submit(partial(transaction.unread, mailbox=mailbox, position=position, report=report))
+        return self._writer.submit(partial(notes.unread, mailbox=mailbox, position=position, report=report))
 
     def note(self, position: int, note: Note) -> Future[None]:
-        return self._writer.submit(partial(transaction.note, position=position, what=note))
+        return self._writer.submit(partial(notes.note, position=position, what=note))
 
     def mark_read(self, mailbox: str, positions: Sequence[int], reader: str, at: datetime) -> Future[None]:
         return self._writer.submit(
-            partial(transaction.mark_read, mailbox=mailbox, positions=positions, reader=reader, at=micros(at))
+            partial(notes.mark_read, mailbox=mailbox, positions=positions, reader=reader, at=micros(at))
         )
 
     def acknowledge(self, position: int, reader: str, at: datetime) -> Future[bool]:
-        return self._writer.submit(partial(transaction.acknowledge, position=position, reader=reader, at=at))
+        return self._writer.submit(partial(notes.acknowledge, position=position, reader=reader, at=at))
 
     async def retain(self, older: Cutoffs) -> Removed:
         """One step; files of bodies go once no row names them, those that a crash leaves at the next start."""

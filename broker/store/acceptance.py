@@ -1,0 +1,189 @@
+"""Acceptance: a message with its deliveries and mail comes into the store as a whole, or not at all.
+
+Like every operation of the contract, each function here runs inside the transaction of a group, and leaves nothing of
+itself behind once the writer has rolled back.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from broker.core import message as messages
+from broker.core.delivery import GIVEN_UP, AnswerState, Event, State, Step, story
+from broker.core.fhir.header import Header
+from broker.core.message import Fate
+from broker.store import Copy, Kept, NewDelivery, NewMessage
+from broker.store.claims import pack
+from broker.store.rows import (
+    decode_outcome,
+    decode_steps,
+    encode_steps,
+    id_digest,
+    micros,
+    moment,
+    source_digest,
+)
+from broker.store.transaction import Transaction
+
+INSERT_MESSAGE = (
+    "INSERT INTO message (position, accepted, fate, answers, answers_number, event, source, quoted, media, format,"
+    " release, digest, about, claims, file, body) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+)
+INSERT_DELIVERY = (
+    "INSERT INTO delivery (position, number, destination, key, address, lane, state, due, expiry, accepted, policy,"
+    " rule, fixed, mailbox, answer, answer_by, ended) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+)
+
+
+def accept(tx: Transaction, new: NewMessage, file: str | None) -> Kept | Copy:
+    """Claims the identity and writes message, deliveries and mail; a lost claim writes nothing."""
+    position = tx.last + 1
+    source = source_digest(new.source_key)
+    rows = []
+    for unique in (new.identity, new.exclusive):
+        if unique is not None:
+            id = id_digest(unique)
+            first = tx.claims.owner(id, source)
+            if first is not None:
+                return Copy(position=first, exclusive=unique is new.exclusive)
+            rows.append((id, source, 0, position))
+    rows += [(id_digest(quote), source, position, position) for quote in new.quotes]
+    tx.last = position
+    tx.claims.enter(rows)
+    answered = new.answers is not None and _close_answer(tx, new.answers, position)
+    message, header = new.message, new.message.header
+    fate = message.fate if answered or message.fate is not Fate.ANSWER else Fate.DOUBLE
+    tx.db.execute(
+        INSERT_MESSAGE,
+        (
+            position, tx.now, fate, *(new.answers or (new.reports_on, None)), str(header.event), new.source_key,
+            _quoted(header),
+            message.media_type, header.format.value, header.release.value, new.digest, messages.encode(message),
+            pack(rows), file, None if file else new.body,
+        ),
+    )  # fmt: skip
+    numbers = _add(tx, position, new.deliveries, {})
+    return Kept(position=position, numbers=numbers, answered=answered)
+
+
+def _quoted(header: Header) -> str | None:
+    return str(header.response.identifier) if header.response else None
+
+
+def _close_answer(tx: Transaction, answers: tuple[int, int], position: int) -> bool:
+    """The response is here: the delivery has its answer, and if it still waits, it needs no further attempt."""
+    closed = tx.db.execute(
+        "UPDATE delivery SET answer = ?, answered_by = ? WHERE position = ? AND number = ? AND answer = ?",
+        (AnswerState.ANSWERED, position, *answers, AnswerState.OPEN),
+    ).rowcount
+    if not closed:
+        return False
+    row = tx.db.execute("SELECT state, steps FROM delivery WHERE position = ? AND number = ?", answers).fetchone()
+    if row[0] == State.WAITING:
+        steps = story(decode_steps(row[1]) if row[1] else (), Step(at=moment(tx.now), what=Event.ANSWERED.value))
+        tx.db.execute(
+            "UPDATE delivery SET state = ?, ended = ?, steps = ? WHERE position = ? AND number = ?",
+            (State.DONE, tx.now, encode_steps(steps), *answers),
+        )
+    return True
+
+
+def add(
+    tx: Transaction, position: int, deliveries: Sequence[NewDelivery], whole: tuple[bytes, bytes] | None = None
+) -> tuple[int, ...]:
+    """Writes deliveries of a message, leaving out destinations that it has already (the unit of effect, M-20).
+
+    Returns their numbers in the order given; 0 for one that was there. `whole` is a copy's body and digest, for a
+    message whose own body retention has taken away.
+    """
+    taken, withdrawn = {}, {}
+    for key, number, state, outcome, response in tx.db.execute(
+        "SELECT key, number, state, outcome, answered_by FROM delivery WHERE position = ?", (position,)
+    ).fetchall():
+        taken[key] = number
+        # what was given up for time may be asked for again; what is withdrawn with an outcome was dropped for good
+        if (
+            (state == State.WITHDRAWN and outcome is None)
+            or (state == State.DEAD and _was_given_up(outcome))
+            or (state == State.DONE and response is not None and _asks_for_a_resend(tx, response))
+        ):
+            withdrawn[key] = number
+    asked = {new.key for new in deliveries}
+    if whole is not None and not (asked <= taken.keys() - withdrawn.keys() or _has_body(tx, position, *whole)):
+        return (0,) * len(deliveries)
+    numbers = _add(tx, position, deliveries, taken)
+    return tuple([
+        _revive(tx, position, withdrawn[new.key], new) if new.key in withdrawn else number
+        for new, number in zip(deliveries, numbers, strict=True)
+    ])  # fmt: skip
+
+
+def _asks_for_a_resend(tx: Transaction, response: int) -> bool:
+    """M-32: `transient-error` means wait and resend, so that the resend is more than a copy."""
+    row = tx.db.execute(
+        "SELECT json_extract(about, '$.header.response.code') FROM message WHERE position = ?", (response,)
+    ).fetchone()
+    return row is not None and row[0] == "transient-error"
+
+
+def _was_given_up(outcome: bytes | None) -> bool:
+    """Whether it died of time alone: a resend of the same message is what the report invites to."""
+    problem = decode_outcome(outcome).problem if outcome is not None else None
+    return problem is not None and problem.id == GIVEN_UP
+
+
+def _has_body(tx: Transaction, position: int, body: bytes, digest: bytes) -> bool:
+    """Whether there is a body to carry; where retention has taken it away, the same bytes put it back for a while."""
+    row = tx.db.execute(
+        "SELECT body IS NOT NULL OR file IS NOT NULL, digest FROM message WHERE position = ?", (position,)
+    ).fetchone()
+    if row is None or row[0]:
+        return row is not None
+    if row[1] != digest:
+        return False
+    tx.db.execute("UPDATE message SET body = ? WHERE position = ?", (body, position))
+    tx.db.execute("INSERT OR IGNORE INTO held (position) VALUES (?)", (position,))
+    return True
+
+
+def _revive(tx: Transaction, position: int, number: int, new: NewDelivery) -> int:
+    """A copy asks anew for what had been withdrawn before it left, or was given up."""
+    where = (position, number)
+    kept = tx.db.execute("SELECT steps FROM delivery WHERE position = ? AND number = ?", where).fetchone()[0]
+    tx.db.execute("DELETE FROM delivery WHERE position = ? AND number = ?", where)
+    _insert(tx, position, number, new)
+    steps = story(decode_steps(kept) if kept else (), Step(at=moment(tx.now), what=Event.REDRIVEN.value, note="a copy"))
+    tx.db.execute("UPDATE delivery SET steps = ? WHERE position = ? AND number = ?", (encode_steps(steps), *where))
+    return number
+
+
+def _add(tx: Transaction, position: int, deliveries: Sequence[NewDelivery], taken: dict[str, int]) -> tuple[int, ...]:
+    numbers = []
+    for delivery in deliveries:
+        if delivery.key in taken:
+            numbers.append(0)
+            continue
+        number = taken[delivery.key] = len(taken) + 1
+        _insert(tx, position, number, delivery)
+        numbers.append(number)
+    return tuple(numbers)
+
+
+def _insert(tx: Transaction, position: int, number: int, new: NewDelivery) -> None:
+    mailbox = None if new.mailbox is None else tx.mailbox_id(new.mailbox, new.destination)
+    tx.db.execute(
+        INSERT_DELIVERY,
+        (
+            position, number, new.destination, new.key, new.address, new.lane, new.state, micros(new.due),
+            micros(new.expiry), tx.now, tx.policy_id(new.policy), new.rule, new.fixed, mailbox, new.answer,
+            None if new.answer_by is None else micros(new.answer_by), None if new.state is State.WAITING else tx.now,
+        ),
+    )  # fmt: skip
+    if mailbox is not None:
+        put_into(tx, mailbox, position, new.unread_by)
+
+
+def put_into(tx: Transaction, mailbox: int, position: int, unread_by: datetime | None) -> None:
+    tx.db.execute(
+        "INSERT OR IGNORE INTO mail (mailbox, position, unread_by) VALUES (?, ?, ?)",
+        (mailbox, position, None if unread_by is None else micros(unread_by)),
+    )

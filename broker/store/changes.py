@@ -1,0 +1,193 @@
+"""Changes: what becomes of deliveries that are kept, each operation inside the transaction of a group."""
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from broker.core.delivery import AnswerState, Event, State, Step, story
+from broker.store import Change, Claimed, Copy, NewMessage, Settled, Settlement
+from broker.store.acceptance import accept, put_into
+from broker.store.rows import (
+    DELIVERY,
+    decode_steps,
+    delivery_of,
+    encode_outcome,
+    encode_steps,
+    micros,
+    moment,
+)
+from broker.store.transaction import Transaction
+
+
+def settle(tx: Transaction, settlement: Settlement, file: str | None) -> Settled:
+    changed = change(tx, settlement.change)
+    comes = settlement.comes
+    if comes is None or (comes.reports_on is not None and not changed):
+        return Settled(changed=changed)
+    came = accept(tx, comes, file)
+    if isinstance(came, Copy) and comes.answers is not None and not _answers_same(tx, came.position, comes.answers):
+        # a receiver that answers everybody with the same ids has still answered this request
+        came = accept(tx, msgspec.structs.replace(comes, identity=None), file)
+    return Settled(changed=changed, came=came)
+
+
+def _answers_same(tx: Transaction, position: int, answers: tuple[int, int]) -> bool:
+    row = tx.db.execute("SELECT answers, answers_number FROM message WHERE position = ?", (position,)).fetchone()
+    return row is not None and tuple(row) == answers
+
+
+def change(tx: Transaction, what: Change) -> int:
+    """Moves deliveries that wait to their new state; those that ended meanwhile stay as they are."""
+    changed = 0
+    for number in what.numbers:
+        if what.state is State.DONE and what.mailbox is None and _done_at_once(tx, what, number):
+            changed += 1
+            continue
+        row = tx.db.execute(
+            "SELECT state, attempts, has_left, steps, answer, policy, destination FROM delivery"
+            " WHERE position = ? AND number = ?",
+            (what.position, number),
+        ).fetchone()
+        if row is None or row[0] != State.WAITING:
+            continue
+        _write_change(tx, what, number, row)
+        changed += 1
+    return changed
+
+
+def _done_at_once(tx: Transaction, what: Change, number: int) -> bool:
+    """The ordinary case in one statement: delivered by its first attempt, so that nothing has to be read first."""
+    return bool(
+        tx.db.execute(
+            "UPDATE delivery SET state = ?1, attempts = ?2, has_left = ?3, steps = ?4, ended = ?5, outcome = ?6,"
+            " answer = CASE WHEN answer = 1 THEN coalesce(?7, answer) ELSE answer END,"
+            " address = coalesce(?8, address), lane = coalesce(?9, lane)"
+            " WHERE position = ?10 AND number = ?11 AND state = 0 AND attempts = 0 AND steps IS NULL",
+            (
+                what.state, what.attempted, what.attempted and what.step.left, encode_steps((what.step,)), tx.now,
+                None if what.outcome is None else encode_outcome(what.outcome), what.answer,
+                what.address, what.lane, what.position, number,
+            ),
+        ).rowcount
+    )  # fmt: skip
+
+
+def _write_change(tx: Transaction, what: Change, number: int, row: Sequence[Any]) -> None:
+    steps = story(decode_steps(row[3]) if row[3] else (), what.step)
+    answer = what.answer if what.answer is not None and row[4] == AnswerState.OPEN else row[4]
+    tx.db.execute(
+        "UPDATE delivery SET state = ?, attempts = ?, has_left = ?, steps = ?, answer = ?, ended = ?, outcome = ?,"
+        " due = coalesce(?, due), address = coalesce(?, address), lane = coalesce(?, lane)"
+        " WHERE position = ? AND number = ?",
+        (
+            what.state, row[1] + what.attempted, row[2] or (what.attempted and what.step.left), encode_steps(steps),
+            answer, None if what.state is State.WAITING else tx.now,
+            None if what.outcome is None else encode_outcome(what.outcome),
+            None if what.due is None else micros(what.due),
+            what.address, what.lane, what.position, number,
+        ),
+    )  # fmt: skip
+    if what.mailbox is not None:
+        mailbox = tx.mailbox_id(what.mailbox, row[6])
+        tx.db.execute(
+            "UPDATE delivery SET mailbox = ? WHERE position = ? AND number = ?", (mailbox, what.position, number)
+        )
+        put_into(tx, mailbox, what.position, what.step.at + tx.policies(row[5]).unread)
+
+
+def claim(tx: Transaction, lane: str, now: int, fresh: int, until: int, limit: int) -> Claimed:
+    """Hands out what is due in a lane, and what was never tried and is due by `fresh`.
+
+    Until `until` it is not due again, so that a crash is no retry storm.
+    """
+    due = "lane = ? AND state = 0 AND due <= ? AND (due <= ? OR attempts = 0)"
+    rows = tx.db.execute(
+        f"SELECT {DELIVERY} FROM delivery WHERE {due} ORDER BY due, position, number LIMIT ?", (lane, fresh, now, limit)
+    ).fetchall()
+    if len(rows) == limit:  # what shares an address leaves together, so that a message is not cut in two (M-55)
+        taken = {row[1] for row in rows if row[0] == rows[-1][0]}
+        rest = tx.db.execute(
+            f"SELECT {DELIVERY} FROM delivery WHERE {due} AND position = ?", (lane, fresh, now, rows[-1][0])
+        )
+        rows += [row for row in rest if row[1] not in taken]
+    tx.db.executemany(
+        "UPDATE delivery SET due = ? WHERE position = ? AND number = ?", [(until, row[0], row[1]) for row in rows]
+    )
+    next_due = tx.db.execute("SELECT min(due) FROM delivery WHERE lane = ? AND state = 0", (lane,)).fetchone()[0]
+    return Claimed(
+        deliveries=tuple(delivery_of(row, tx.policies) for row in rows),
+        next_due=None if next_due is None else moment(next_due),
+    )
+
+
+def withdraw(tx: Transaction, position: int, at: datetime, why: str, under_way: Collection[int]) -> list[int]:
+    """Withdraws the deliveries that wait and of which surely nothing has left; returns their numbers."""
+    rows = tx.db.execute(
+        "SELECT number FROM delivery WHERE position = ? AND state = 0 AND has_left = 0", (position,)
+    ).fetchall()
+    numbers = [row[0] for row in rows if row[0] not in under_way]
+    step = Step(at=at, what=Event.CANCELLED.value, note=why)
+    change(tx, Change(position=position, numbers=tuple(numbers), state=State.WITHDRAWN, step=step, attempted=False,
+                      answer=AnswerState.CLOSED))  # fmt: skip
+    return numbers
+
+
+def redrive(tx: Transaction, position: int, number: int, at: datetime, expiry: datetime) -> bool:
+    """A dead letter waits again, due at once; its response is looked for anew, for as long as at first."""
+    row = tx.db.execute(
+        "SELECT steps, policy FROM delivery WHERE position = ? AND number = ? AND state = ?",
+        (position, number, State.DEAD),
+    ).fetchone()
+    if row is None:
+        return False
+    steps = story(decode_steps(row[0]) if row[0] else (), Step(at=at, what=Event.REDRIVEN.value))
+    answer_by = micros(at + tx.policies(row[1]).answer_within)
+    tx.db.execute(
+        "UPDATE delivery SET state = 0, ended = NULL, outcome = NULL, due = ?1, expiry = ?2, steps = ?3,"
+        " answer = CASE WHEN answer = ?6 AND answer_by IS NOT NULL THEN ?7 ELSE answer END,"
+        " answer_by = CASE WHEN answer_by IS NOT NULL THEN ?8 END"
+        " WHERE position = ?4 AND number = ?5",
+        (
+            micros(at), micros(expiry), encode_steps(steps), position, number, AnswerState.CLOSED, AnswerState.OPEN,
+            answer_by,
+        ),
+    )  # fmt: skip
+    return True
+
+
+def drop(tx: Transaction, position: int, number: int, at: datetime, why: str) -> bool:
+    """A dead letter is given up for good: it leaves the list, its story stays."""
+    row = tx.db.execute(
+        "SELECT steps FROM delivery WHERE position = ? AND number = ? AND state = ?", (position, number, State.DEAD)
+    ).fetchone()
+    if row is None:
+        return False
+    steps = story(decode_steps(row[0]) if row[0] else (), Step(at=at, what="dropped", note=why))
+    tx.db.execute(
+        "UPDATE delivery SET state = ?, steps = ? WHERE position = ? AND number = ?",
+        (State.WITHDRAWN, encode_steps(steps), position, number),
+    )
+    return True
+
+
+def wake(tx: Transaction, names: Sequence[tuple[int, int]], due: int) -> int:
+    """What waits for a name that changed is due now, in the lane of no peer: the old one's may be closed.
+
+    There its address is looked up, and it joins the lane of the peer that it has now.
+    """
+    tx.db.executemany(
+        "UPDATE delivery SET due = min(due, ?1), lane = '' WHERE position = ?2 AND number = ?3 AND state = 0",
+        [(due, position, number) for position, number in names],
+    )
+    return len(names)
+
+
+def missing(tx: Transaction, position: int, number: int, report: NewMessage | None) -> Settled:
+    """The answer time is over: the answer is looked for no longer, and the source is told."""
+    changed = tx.db.execute(
+        "UPDATE delivery SET answer = ? WHERE position = ? AND number = ? AND answer = ?",
+        (AnswerState.MISSING, position, number, AnswerState.OPEN),
+    ).rowcount
+    return Settled(changed=changed, came=accept(tx, report, None) if changed and report else None)

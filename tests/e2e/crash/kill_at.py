@@ -15,7 +15,7 @@ import uvloop
 
 from broker import app, config, logs
 from broker.channel import AnswerKind, Delivered
-from broker.store import transaction
+from broker.store import acceptance, changes
 from broker.store.writer import Writer
 from plugins.http.answers import Answering
 from plugins.http.sender import HttpSender
@@ -30,8 +30,8 @@ class Group:
 
     def __init__(self) -> None:
         self.operations: set[str] = set()
-        for name in ("accept", "settle"):
-            setattr(transaction, name, self._noted(name, getattr(transaction, name)))
+        for room, name in ((acceptance, "accept"), (changes, "settle")):
+            setattr(room, name, self._noted(name, getattr(room, name)))
 
     def _noted(self, name: str, operation: Callable[..., Any]) -> Callable[..., Any]:
         def noted(*arguments: Any, **named: Any) -> Any:

@@ -129,6 +129,10 @@ class _Unreadable(Exception):
     """A 2xx that could not be read to its end is no delivery (design: delivered)."""
 
 
+class _TooLarge(_Unreadable):
+    """More than is worth reading. It would be so again, and each time the receiver would do its work anew."""
+
+
 async def _end(response: Response, address: str) -> Attempted:
     """What an answer comes to; only of a 2xx does it matter that its end was reached."""
     status = response.status
@@ -138,6 +142,8 @@ async def _end(response: Response, address: str) -> Attempted:
             body = await _body(response)
         except _Unreadable as exc:
             if 200 <= status < 300:
+                if isinstance(exc, _TooLarge):
+                    return Delivered(status=status, note=f"{said(status)}, but {exc}")
                 if response.flaw is Flaw.UNREADABLE:
                     return _no_answer(Trouble.UNREADABLE)
                 return Deferred(note=f"{said(status)}, but {exc}", status=status)
@@ -149,7 +155,7 @@ async def _body(response: Response) -> bytes:
     """The body to its end, unpacked and checked."""
     limit = _worth_reading(response.status)
     if response.flaw is Flaw.TOO_LARGE:
-        raise _Unreadable(f"its body is unusable: more than {limit} bytes")
+        raise _TooLarge(f"its body is not read: more than {limit} bytes")
     if response.flaw is not None:
         raise _Unreadable(response.flaw)
     coding = coding_of(response.all("content-encoding"))
@@ -162,7 +168,9 @@ async def _body(response: Response) -> bytes:
                 body = await asyncio.to_thread(_unpacked, body, coding, limit)
             else:
                 body = _unpacked(body, coding, limit)
-        except (TooBig, Damaged) as exc:
+        except TooBig as exc:
+            raise _TooLarge(f"its body is not read: {exc}") from None
+        except Damaged as exc:
             raise _Unreadable(f"its body is unusable: {exc}") from None
     await _check_digest(response.all("content-digest"), body, response.body)
     return body

@@ -478,16 +478,19 @@ async def test_bomb_in_an_answer_is_not_unpacked(partner, send):
     bomb = gzip.compress(b"0" * 64_000_000)
     partner.reply = (200, {**JSON, "Content-Encoding": "gzip"}, bomb)
     end = await send(partner.url + "/x")
-    assert isinstance(end, Deferred)
+    assert isinstance(end, Delivered)
+    assert end.body is None
     partner.reply = (500, {**JSON, "Content-Encoding": "gzip"}, bomb)
     assert (await send(partner.url + "/x")).status == 500
 
 
-async def test_huge_answer_is_not_read(partner, send, monkeypatch):
+async def test_huge_answer_is_not_read_and_not_asked_for_again(partner, send, monkeypatch):
+    """It would be as large again, and the receiver would do its work each time."""
     monkeypatch.setattr(sender_module, "LARGEST_ANSWER", 100_000)
     partner.reply = (200, JSON, MESSAGE + b" " * 200_000)
     end = await send(partner.url + "/x")
-    assert isinstance(end, Deferred)
+    assert isinstance(end, Delivered)
+    assert end.body is None
     assert "more than 100000 bytes" in end.note
 
 

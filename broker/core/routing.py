@@ -5,6 +5,7 @@ A route depends on the question, the rules and one snapshot of the directory, an
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 
 import msgspec
@@ -18,6 +19,8 @@ from broker.core.rules import Facts, RuleSet
 
 __all__ = ["Decision", "Facts", "Question", "Route", "RuleSet", "Witness", "decide"]
 
+# Who sends is told which file says so, and not where on our disk it lies.
+_FOLDER = re.compile(r"^.*/(?=[^/:]+\.(?:json|ya?ml)\b)")
 _HEADER = "Bundle.entry[0].resource"
 _HINTS = 3  # searches for a similar name per message: they cost a hundred times a lookup
 
@@ -295,7 +298,7 @@ def _unusable(name: str, found: Resolution, where: tuple[str, ...], said_by: Rul
         "Its operator has to give it a new one.",
         who=Who.BROKER,
         expression=where,
-        diagnostics=found.origin or None,
+        diagnostics=_FOLDER.sub("", found.origin) or None,
     )
 
 

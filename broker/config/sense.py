@@ -87,6 +87,15 @@ def _guarded(subject: Subject, name: str, path: Steps, where: Listen) -> Iterato
     if lacks:
         text = f"{name} listens beyond loopback, on {subject.shown(path, where)}, {' and '.join(lacks)}"
         yield subject.mistake(path, text, "listen on 127.0.0.1, or run with --insecure")
+        return
+    tls = getattr(subject.settings.channels[name], "tls", None)
+    if not (isinstance(tls, Tls) and tls.client is ClientCertificate.REQUIRED):
+        yield subject.warning(
+            path,
+            f"{name} listens beyond loopback, and parties cannot prove who they are in this release: whoever reaches it"
+            " may send and read",
+            "tls: {client: required, client_ca: …} lets in only those with a certificate of that authority",
+        )
 
 
 def _certificates(subject: Subject) -> Iterator[Mistake]:

@@ -112,9 +112,9 @@ class Broker:
         planning = Planning(channels=self.channels, is_open=self.delivering.is_open)
         self.responding = Responding(
             here=here, store=store, directory=self._snapshot, planning=planning, delivering=self.delivering,
-            callers=self.callers, followers=self.followers, defaults=settings.defaults, meter=self.metrics,
+            callers=self.callers, defaults=settings.defaults, meter=self.metrics,
         )  # fmt: skip
-        reports = Reports(here=here, way_back=self.responding.way_back_for_report, post=self.delivering.settling.post)
+        reports = Reports(here=here, way_back=self.responding.way_back, post=self.delivering.settling.post)
         settling = self.delivering.settling
         settling.answers, settling.reports = self.responding, reports
         self.sweeping = Sweeping(here=here, store=store, delivering=self.delivering, reports=reports)
@@ -124,7 +124,7 @@ class Broker:
         self.accepting = Accepting(
             here=here, store=store, rules=self.rules, defaults=settings.defaults, directory=self._snapshot,
             planning=planning, delivering=self.delivering, responding=self.responding, reports=reports,
-            callers=self.callers, followers=self.followers, meter=self.metrics,
+            callers=self.callers, meter=self.metrics,
             stores_and_forwards=self.channels.stores_and_forwards,
         )  # fmt: skip
         self.receiving = Receiving(here=here, accepting=self.accepting, free=self.store.free, meter=self.metrics)
@@ -145,6 +145,8 @@ class Broker:
                 here=self.here, store=self.store, receiving=self.receiving, directory=self.directory,
                 insecure=self._settings.insecure, listening=self.listening,
             )  # fmt: skip
+            app = application(base_url=self.here.base_url, default_release=self.here.release)
+            await self._start_channels(app)  # before anything is carried: what waits must find its sender
             self._start_task(self.delivering.run(), "deliver")
             self._start_task(self.sweeping.run(), "sweep")
             self._start_task(self.retaining.run(), "retention")
@@ -155,15 +157,13 @@ class Broker:
                 ),
                 "directory",
             )  # fmt: skip
-            await self._listen()
+            await self._listen(app)
         except BaseException:
             await self.stop()
             raise
 
-    async def _listen(self) -> None:
+    async def _listen(self, app: web.Application) -> None:
         settings = self._settings
-        app = application(base_url=settings.broker.base_url, default_release=settings.broker.fhir)
-        await self._start_channels(app)
         add_fhir(
             app, here=self.here, store=self.store, followers=self.followers, directory=self._snapshot,
             withdraw=self.accepting.withdraw,

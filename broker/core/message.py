@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from datetime import datetime
 from enum import IntEnum
 
@@ -9,6 +10,8 @@ import msgspec
 
 from broker.core.envelope import Envelope
 from broker.core.fhir.header import Header
+
+DIGEST = "sha-256="  # before the base64 of a SHA-256
 
 
 class Fate(IntEnum):
@@ -40,3 +43,11 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 encode = msgspec.json.Encoder().encode
 decode = msgspec.json.Decoder(Message).decode
+
+
+def digest_text(sha256: bytes) -> str:
+    return DIGEST + base64.b64encode(sha256).decode()
+
+
+def digest_bytes(text: str) -> bytes:
+    return base64.b64decode(text.removeprefix(DIGEST))

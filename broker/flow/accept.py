@@ -27,7 +27,6 @@ from broker.flow.deliver import Delivering
 from broker.flow.here import Here
 from broker.flow.letter import Letter
 from broker.flow.meter import Meter
-from broker.flow.notify import Followers
 from broker.flow.plan import Planning
 from broker.flow.report import Reports
 from broker.flow.respond import Responding
@@ -51,7 +50,6 @@ class Accepting:
         responding: Responding,
         reports: Reports,
         callers: Callers,
-        followers: Followers,
         meter: Meter,
         stores_and_forwards: Callable[[str], bool],
     ) -> None:
@@ -65,7 +63,6 @@ class Accepting:
         self._responding = responding
         self._reports = reports
         self._callers = callers
-        self._followers = followers
         self._meter = meter
         self._stores_and_forwards = stores_and_forwards
         self._copies = Copies(store)
@@ -83,14 +80,7 @@ class Accepting:
         kept = await self._keep(letter, new, route)
         if isinstance(kept, Copy):
             return await self._copy(letter, route, new, kept)
-        self._meter.accepted(letter.arrival.channel)
-        receipt = self._receipt(kept.position, letter, route)
-        caller = self._caller(letter, route, new.deliveries, receipt)
-        self._log(letter, receipt, new)
-        self._set_out(letter, kept, new, route, caller)
-        if caller is None:
-            return Answer(kind=AnswerKind.ACCEPTED, receipt=receipt)
-        return caller
+        return self._acknowledge(letter, route, new, kept)
 
     async def _decide(self, letter: Letter, now: datetime) -> tuple[Route, NewMessage]:
         """The route and what is written for it; a response finds its request before any rule is asked."""
@@ -151,11 +141,20 @@ class Accepting:
                 self._set_out(letter, kept, new, route, None)
             raise
 
-    def _receipt(self, position: int, letter: Letter, route: Route, *, duplicate: bool = False) -> Receipt:
+    def _acknowledge(self, letter: Letter, route: Route, new: NewMessage, kept: Kept) -> Answer | Caller:
+        """The message is on disk: it sets out, and its sender is told, or waits."""
+        self._meter.accepted(letter.arrival.channel)
+        receipt = self._receipt(kept.position, route)
+        caller = self._caller(letter, route, new.deliveries, receipt)
+        self._log(letter, receipt, new)
+        self._set_out(letter, kept, new, route, caller)
+        return Answer(kind=AnswerKind.ACCEPTED, receipt=receipt) if caller is None else caller
+
+    def _receipt(self, position: int, route: Route) -> Receipt:
         """What the sender gets; it names the destinations that cannot be reached, since each of them gets a bounce."""
         refused = len(route.accepted) < len(route.decisions)
         notes = route.problems if refused and route.accepted else ()
-        return Receipt(message_id=self._here.ids.of(position), position=position, duplicate=duplicate, notes=notes)
+        return Receipt(message_id=self._here.ids.of(position), position=position, notes=notes)
 
     def _log(self, letter: Letter, receipt: Receipt, new: NewMessage) -> None:
         """The ordinary case, told only where somebody looks for it: traces and metrics have it anyway."""
@@ -178,10 +177,6 @@ class Accepting:
         position = kept.position
         if new.answers is not None:
             self._responding.arrived(kept, new)
-        for delivery in new.deliveries:
-            if delivery.mailbox is not None:
-                self._meter.delivered("mailbox", delivery.rule)
-                self._followers.wake(delivery.mailbox, position)
         self._delivering.take(position, kept.numbers, new)
         if new.answers is None and len(route.accepted) < len(route.decisions):
             for decision in route.decisions:
@@ -328,11 +323,7 @@ class Accepting:
         kept = await self._keep(letter, new, route)
         if isinstance(kept, Copy):
             return await self._copy(letter, route, new, kept)
-        self._meter.accepted(letter.arrival.channel)
-        receipt = self._receipt(kept.position, letter, route)
-        caller = self._caller(letter, route, new.deliveries, receipt)
-        self._set_out(letter, kept, new, route, caller)
-        return caller or Answer(kind=AnswerKind.ACCEPTED, receipt=receipt)
+        return self._acknowledge(letter, route, new, kept)
 
     async def _add(self, letter: Letter, new: NewMessage, position: int) -> tuple[int, ...]:
         """A copy that names a destination the message did not have yet adds that delivery."""
@@ -345,9 +336,6 @@ class Accepting:
         if added:
             more = msgspec.structs.replace(new, deliveries=tuple(delivery for _, delivery in added))
             self._delivering.take(position, [number for number, _ in added], more)
-            for _, delivery in added:
-                if delivery.mailbox is not None:
-                    self._followers.wake(delivery.mailbox, position)
         return tuple(number for number, _ in added)
 
     async def _join(self, letter: Letter, route: Route, new: NewMessage, receipt: Receipt) -> Answer | Caller:

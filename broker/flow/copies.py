@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 from datetime import datetime
 
 from broker.core.addressing import name_key
 from broker.core.fhir.same import same_content
 from broker.core.identity import identity
+from broker.core.message import digest_bytes
 from broker.core.outcome import Conflict, Problem, Severity
 from broker.flow.letter import Letter
 from broker.store import Copy, Note, Store, Stored
@@ -48,9 +48,11 @@ class Copies:
             if first is None:
                 continue
             message = first.message
-            sha256 = base64.b64decode(message.digest.removeprefix("sha-256="))
             key = name_key(message.source) if message.source else ""
-            if key == letter.source_key and identity(message.header, sha256).key == letter.identity.key:
+            if (
+                key == letter.source_key
+                and identity(message.header, digest_bytes(message.digest)).key == letter.identity.key
+            ):
                 return Copy(position=position)
         return None
 

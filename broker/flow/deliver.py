@@ -55,6 +55,8 @@ class Delivering:
         self._here = here
         self._store = store
         self._directory = directory
+        self._followers = followers
+        self._meter = meter
         self.settling = Settling(
             here=here, store=store, callers=callers, followers=followers, meter=meter, schedule=self
         )
@@ -137,7 +139,12 @@ class Delivering:
         now = self._here.now()
         groups: dict[tuple[str, str], list[Delivery]] = {}
         for number, new in zip(numbers, planned, strict=True):
-            if number and new.state is State.WAITING and (position, number) not in self.lane(new.lane).known:
+            if not number:
+                continue
+            if new.mailbox is not None:
+                self._meter.delivered("mailbox", new.rule)
+                self._followers.wake(new.mailbox, position)
+            elif new.state is State.WAITING and (position, number) not in self.lane(new.lane).known:
                 delivery = _in_memory(position, number, new, now)
                 groups.setdefault((new.lane, new.address), []).append(delivery)
         version = self._directory().version if groups else None

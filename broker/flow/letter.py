@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 from datetime import datetime
 
 import msgspec
@@ -9,9 +11,14 @@ import msgspec
 from broker.channel import Arrival
 from broker.core.envelope import Envelope
 from broker.core.fhir.header import Header
+from broker.core.fhir.media import media_type
+from broker.core.fhir.read import read
 from broker.core.identity import Identity
 from broker.core.message import Fate, Message
 from broker.flow.here import Here
+
+GIVES_UP = 2047  # bytes; hashlib keeps the interpreter for pieces up to this size
+ASIDE = 1 << 20  # bytes; reading and hashing more than this would hold up the event loop for milliseconds
 
 
 class Letter(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,6 +33,30 @@ class Letter(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def body(self) -> bytes:
         return self.arrival.body
+
+
+async def opened(arrival: Arrival) -> tuple[Header, bytes]:
+    """The header of what came, and the SHA-256 of its bytes; raises Refusal for what cannot be read."""
+    media = media_type(arrival.media_type)
+
+    def read_it() -> tuple[Header, bytes]:
+        return read(arrival.body, media, url_release=arrival.release), _sha256(arrival.body)
+
+    return await asyncio.to_thread(read_it) if len(arrival.body) > ASIDE else read_it()
+
+
+def _sha256(body: bytes) -> bytes:
+    """SHA-256 of a body of ordinary size.
+
+    hashlib gives the interpreter up for pieces from 2 KiB on, and getting it back from the store's writer takes longer
+    than the sum itself: so it is fed smaller ones.
+    """
+    if len(body) > GIVES_UP * 64:
+        return hashlib.sha256(body).digest()
+    digest = hashlib.sha256()
+    for start in range(0, len(body), GIVES_UP):
+        digest.update(body[start : start + GIVES_UP])
+    return digest.digest()
 
 
 def envelope_of(

@@ -5,9 +5,6 @@ Loops are refused here, before duplicates are looked for, since a message that c
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import hashlib
 from collections.abc import Callable
 
 import structlog
@@ -16,9 +13,8 @@ from broker.channel import Arrival
 from broker.core.addressing import name_key
 from broker.core.answer import Answer
 from broker.core.fhir.header import Header
-from broker.core.fhir.media import media_type
-from broker.core.fhir.read import read
 from broker.core.identity import identity
+from broker.core.message import DIGEST, digest_text
 from broker.core.outcome import (
     BadRequest,
     Busy,
@@ -33,28 +29,11 @@ from broker.core.outcome import (
 from broker.flow.accept import Accepting
 from broker.flow.callers import Caller
 from broker.flow.here import Here
-from broker.flow.letter import Letter, message_of
+from broker.flow.letter import Letter, message_of, opened
 from broker.flow.meter import Meter
 from broker.store import StoreError
 
 log = structlog.get_logger("broker.receive")
-
-GIVES_UP = 2047  # bytes; hashlib keeps the interpreter for pieces up to this size
-ASIDE = 1 << 20  # bytes; reading and hashing more than this would hold up the event loop for milliseconds
-
-
-def _sha256(body: bytes) -> bytes:
-    """SHA-256 of a body of ordinary size.
-
-    hashlib gives the interpreter up for pieces from 2 KiB on, and getting it back from the store's writer takes longer
-    than the sum itself: so it is fed smaller ones.
-    """
-    if len(body) > GIVES_UP * 64:
-        return hashlib.sha256(body).digest()
-    digest = hashlib.sha256()
-    for start in range(0, len(body), GIVES_UP):
-        digest.update(body[start : start + GIVES_UP])
-    return digest.digest()
 
 
 class Receiving:
@@ -123,25 +102,15 @@ class Receiving:
             )
 
     async def _open(self, arrival: Arrival) -> Letter:
-        media = media_type(arrival.media_type)
-        if len(arrival.body) > ASIDE:
-            header, sha256 = await asyncio.to_thread(
-                lambda: (
-                    read(arrival.body, media, url_release=arrival.release),
-                    hashlib.sha256(arrival.body).digest(),
-                )
-            )
-        else:
-            header = read(arrival.body, media, url_release=arrival.release)
-            sha256 = _sha256(arrival.body)
+        header, sha256 = await opened(arrival)
         trusted = self._here.steers(arrival.peer.party)
         self._admit(arrival, trusted=trusted)
         return self._letter(arrival, header, sha256, trusted=trusted)
 
     def _letter(self, arrival: Arrival, header: Header, sha256: bytes, *, trusted: bool) -> Letter:
-        digest = "sha-256=" + base64.b64encode(sha256).decode()
+        digest = digest_text(sha256)
         given = arrival.envelope.digest
-        if given is not None and given.startswith("sha-256=") and given.rstrip(":") != digest:
+        if given is not None and given.startswith(DIGEST) and given.rstrip(":") != digest:
             raise Refusal(
                 "the bytes are not those that the digest was made of; send the message again",
                 code="transient",

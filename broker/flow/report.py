@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 from asyncio import Future
 from collections.abc import Callable
@@ -14,7 +13,7 @@ import structlog
 from broker.core.envelope import Envelope
 from broker.core.fhir.bounce import report
 from broker.core.fhir.header import Destination, Format, Header, Identifier, Release, ResponseLink
-from broker.core.message import Fate, Message
+from broker.core.message import Fate, Message, digest_text
 from broker.core.outcome import Problem
 from broker.flow.here import Here
 from broker.flow.letter import event_type
@@ -98,7 +97,7 @@ class Reports:
             ),
             media_type=_media_type(about.header.format, about.header.release),
             source=here.endpoint,
-            digest="sha-256=" + base64.b64encode(hashlib.sha256(body).digest()).decode(),
+            digest=digest_text(hashlib.sha256(body).digest()),
             size=len(body),
             channel="broker",
             peer="",

@@ -6,8 +6,6 @@ A response is a message: it is kept like any other. It goes to the first of: the
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Callable
 from datetime import datetime
 
@@ -30,7 +28,6 @@ from broker.flow.deliver import Delivering
 from broker.flow.here import Here
 from broker.flow.letter import Letter
 from broker.flow.meter import Meter
-from broker.flow.notify import Followers
 from broker.flow.plan import Planning
 from broker.plugins import MAILBOX
 from broker.store import Copy, Kept, NewDelivery, NewMessage, Open, Store
@@ -64,7 +61,6 @@ class Responding:
         planning: Planning,
         delivering: Delivering,
         callers: Callers,
-        followers: Followers,
         defaults: Policy,
         meter: Meter,
     ) -> None:
@@ -74,7 +70,6 @@ class Responding:
         self._planning = planning
         self._delivering = delivering
         self._callers = callers
-        self._followers = followers
         self._defaults = defaults
         self._meter = meter
 
@@ -171,13 +166,19 @@ class Responding:
         )
 
     def in_exchange(
-        self, message: Message, body: bytes, request: Message, answers: tuple[int, int], policy: Policy
+        self,
+        message: Message,
+        body: bytes,
+        sha256: bytes,
+        *,
+        request: Message,
+        answers: tuple[int, int],
+        policy: Policy,
     ) -> NewMessage:
         """A response that came in the receiver's own answer: it answers that very delivery."""
-        sha256 = hashlib.sha256(body).digest()
         now = self._here.now()
         return NewMessage(
-            message=msgspec.structs.replace(message, fate=Fate.ANSWER, digest="sha-256=" + _base64(sha256)),
+            message=message,
             body=body,
             digest=sha256,
             source_key=name_key(message.source) if message.source else "",
@@ -209,10 +210,6 @@ class Responding:
         if drop or address is None:
             return (self._to("", request, now, policy, state=State.LOGGED),)
         return (self._to(address, request, now, policy, state=State.WAITING, found=found),)
-
-    def way_back_for_report(self, request: Message, now: datetime) -> tuple[NewDelivery, ...]:
-        """Our own report takes the return path of what it is about; nobody waits for it."""
-        return self.way_back(request, now)
 
     def _to(
         self,
@@ -297,8 +294,6 @@ class Responding:
         if numbers[0]:
             body = await self._store.body(position) or b""
             self._delivering.take_planned(position, numbers, (planned,), response, body)
-            if planned.mailbox is not None:
-                self._followers.wake(planned.mailbox, position)
         log.info("caller gone, response returned", id=self._here.ids.of(position))
 
     async def stored_response(self, receipt: Receipt) -> Answer | None:
@@ -321,7 +316,3 @@ def _same_address(source: str | None, address: str) -> bool:
     return source is not None and source.removesuffix("/").removesuffix(suffix) == address.removesuffix(
         "/"
     ).removesuffix(suffix)
-
-
-def _base64(digest: bytes) -> str:
-    return base64.b64encode(digest).decode()

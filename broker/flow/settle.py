@@ -13,17 +13,15 @@ from broker.channel import Accept, Arrival, Asked, Deferred, Delivered, Peer, Re
 from broker.core.addressing import name_key
 from broker.core.delivery import Event, State, Step
 from broker.core.fhir.header import Header
-from broker.core.fhir.media import media_type
-from broker.core.fhir.read import read
 from broker.core.identity import identity
-from broker.core.message import Fate, Message
+from broker.core.message import Fate, Message, digest_text
 from broker.core.outcome import Refusal
 from broker.core.policy import Policy
 from broker.flow import attempt as attempts
 from broker.flow.callers import Callers
 from broker.flow.here import Here
 from broker.flow.lane import CLAIMED_FOR, Lane, Parcel
-from broker.flow.letter import message_of
+from broker.flow.letter import message_of, opened
 from broker.flow.meter import Meter
 from broker.flow.notify import Followers
 from broker.flow.report import Reports
@@ -45,7 +43,14 @@ class Answers(Protocol):
     """What becomes of a response that came in a receiver's own answer."""
 
     def in_exchange(
-        self, message: Message, body: bytes, request: Message, answers: tuple[int, int], policy: Policy
+        self,
+        message: Message,
+        body: bytes,
+        sha256: bytes,
+        *,
+        request: Message,
+        answers: tuple[int, int],
+        policy: Policy,
     ) -> NewMessage: ...
 
     async def is_answer(self, header: Header, position: int, request: Message) -> bool: ...
@@ -95,12 +100,17 @@ class Settling:
         at: datetime,
         took: float,
     ) -> None:
+        """What an attempt came to, for the deliveries that left in it."""
+
+        def told(event: Event, note: str, *, left: bool = True) -> Step:
+            return Step(
+                at=at, what=event.value, note=note, status=result.status, took=round(took, 6), left=left,
+                address=deliveries[0].address,
+            )  # fmt: skip
+
         position = parcel.position
         if isinstance(result, Deferred):
-            step = Step(
-                at=at, what=Event.DEFERRED.value, note=result.note, status=result.status, took=round(took, 6),
-                left=result.left, address=deliveries[0].address,
-            )  # fmt: skip
+            step = told(Event.DEFERRED, result.note, left=result.left)
             if result.of_peer:
                 lane.trouble(result.note)
             else:
@@ -112,17 +122,11 @@ class Settling:
             return
         lane.fine()
         if isinstance(result, Refused):
-            step = Step(
-                at=at, what=Event.REFUSED.value, note=result.note, status=result.status, took=round(took, 6),
-                address=deliveries[0].address,
-            )  # fmt: skip
+            step = told(Event.REFUSED, result.note)
             self.settle(lane, deliveries, parcel.message, attempts.refused(position, deliveries, result, step))
             return
         response, note = await self._response(parcel, deliveries, result)
-        step = Step(
-            at=at, what=Event.DELIVERED.value, note=note or result.note, status=result.status, took=round(took, 6),
-            address=deliveries[0].address,
-        )  # fmt: skip
+        step = told(Event.DELIVERED, note or result.note)
         self.settle(lane, deliveries, parcel.message, attempts.delivered(position, deliveries, result, step), response)
 
     async def _response(
@@ -131,16 +135,17 @@ class Settling:
         """A Bundle of type message in a 2xx answer is an arrival from that receiver, and nearly always the response."""
         if result.body is None or parcel.message.fate is not Fate.MESSAGE or parcel.message.header.is_response:
             return None, ""
+        arrival = self._arrival(deliveries[0], result.body, result.media_type)
         try:
-            header = read(result.body, media_type(result.media_type or "application/fhir+json"))
+            header, sha256 = await opened(arrival)
         except Refusal as refusal:
             return None, f"{result.note}; its answer is no message that we can read: {refusal}"
-        arrival = self._arrival(deliveries[0], result.body, result.media_type)
         if not await self.answers.is_answer(header, parcel.position, parcel.message):
             self._schedule.spawn(self._arrives(arrival), "a message in an answer")
             return None, f"{result.note} that is not the response to this one"
         message = message_of(
-            arrival, header, here=self._here, source=header.source, identity=identity(header, b""), digest="",
+            arrival, header, here=self._here, source=header.source, identity=identity(header, sha256),
+            digest=digest_text(sha256),
             trusted=False, fate=Fate.ANSWER,
         )  # fmt: skip
         source = name_key(header.source) if header.source else ""
@@ -148,7 +153,10 @@ class Settling:
             (d.number for d in deliveries if d.destination and name_key(d.destination) == source), deliveries[0].number
         )
         answers = (parcel.position, number)
-        return self.answers.in_exchange(message, result.body, parcel.message, answers, deliveries[0].policy), ""
+        response = self.answers.in_exchange(
+            message, result.body, sha256, request=parcel.message, answers=answers, policy=deliveries[0].policy
+        )
+        return response, ""
 
     def _arrival(self, delivery: Delivery, body: bytes, media_type: str | None) -> Arrival:
         return Arrival(
@@ -265,9 +273,6 @@ class Settling:
             self.answers.arrived(came, new)
         if isinstance(came, Copy):
             return
-        for delivery in new.deliveries:
-            if delivery.mailbox is not None:
-                self._followers.wake(delivery.mailbox, came.position)
         self._schedule.take(came.position, came.numbers, new)
 
     def expire(self, delivery: Delivery, message: Message) -> None:

@@ -216,16 +216,16 @@ class Post:
         planning = Planning(channels=self.channels, is_open=self.delivering.is_open)
         self.responding = Responding(
             here=here, store=store, directory=self._snapshot, planning=planning, delivering=self.delivering,
-            callers=self.callers, followers=self.followers, defaults=self.defaults, meter=meter,
+            callers=self.callers, defaults=self.defaults, meter=meter,
         )  # fmt: skip
-        reports = Reports(here=here, way_back=self.responding.way_back_for_report, post=self.delivering.settling.post)
+        reports = Reports(here=here, way_back=self.responding.way_back, post=self.delivering.settling.post)
         settling = self.delivering.settling
         settling.answers, settling.reports = self.responding, reports
         self.sweeping = Sweeping(here=here, store=store, delivering=self.delivering, reports=reports)
         self.accepting = Accepting(
             here=here, store=store, rules=self.rules, defaults=self.defaults, directory=self._snapshot,
             planning=planning, delivering=self.delivering, responding=self.responding, reports=reports,
-            callers=self.callers, followers=self.followers, meter=meter,
+            callers=self.callers, meter=meter,
             stores_and_forwards=self.channels.stores_and_forwards,
         )  # fmt: skip
         self.receiving = Receiving(here=here, accepting=self.accepting, free=lambda: 1 << 40, meter=meter)

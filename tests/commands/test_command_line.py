@@ -12,7 +12,7 @@ from operator_desk import BOX, EHR, EHR_URL, LANE, NOW, delivery, mail, message_
 
 from broker import __version__
 from broker.core.delivery import State
-from broker.web import listen
+from broker.serving import listen
 
 OK, FAILED, USAGE, REFUSED, UNREACHABLE = 0, 1, 2, 3, 4
 

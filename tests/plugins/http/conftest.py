@@ -18,7 +18,8 @@ from aiohttp import web
 from broker.channel import Answer, AnswerKind, Arrival, Receipt, Transmission
 from broker.core.envelope import EMPTY, Envelope
 from broker.core.fhir.header import Release
-from broker.web import application, listen
+from broker.serving import listen
+from broker.web import application
 from plugins.http import CHANNEL
 from plugins.http.receiver import HttpReceiver
 from plugins.http.sender import HttpSender

@@ -18,6 +18,7 @@ _ENCODE = re.compile(r"[^\x21-\x7e]+|[\"%]")
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 _PERCENT = re.compile(rb"%([0-9A-Fa-f]{2})")
 SECRET = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key"})
+UNTOLD = SECRET | {"content-length"}  # which is of the connection, and not of what the caller says
 
 
 def encode(value: str) -> str:
@@ -97,14 +98,14 @@ def _refused(attribute: str, text: str) -> BadRequest:
 
 
 def told(headers: CIMultiDictProxy[str]) -> tuple[tuple[str, str], ...]:
-    """The transport headers for rules and traces: lower-case names, no secrets, nothing that is not Unicode."""
+    """The transport headers for rules and traces: lower-case names, no secrets, no framing, all Unicode."""
     return tuple(_kept(headers.items()))
 
 
 def _kept(items: Iterable[tuple[str, str]]) -> Iterable[tuple[str, str]]:
     for name, value in items:
         lower = name.lower()
-        if lower not in SECRET:
+        if lower not in UNTOLD:
             yield (
                 lower,
                 value if value.isascii() else value.encode("utf-8", "surrogateescape").decode("utf-8", "replace"),

@@ -438,13 +438,13 @@ FIELDS = st.lists(
             b"X-Odd: bl\xc3\xa5",
             b"X-Odd: \xff",
             b"X-Odd:",
-            b"X Odd: 1",
             b"Cookie: a=b",
             b"Content-Type: application/fhir+json; fhirVersion=4.3",
             b"Content-Type: text/csv",
         ]
     ),
     max_size=5,
+    unique_by=lambda field: field.partition(b":")[0],  # aiohttp drops what came with a malformed head as well
 )
 REQUESTS = st.tuples(
     st.sampled_from([TARGET, b"/fhir/$process-message", b"/fhir/R5/$process-message", b"/fhir/Bundle", b"/fhir/x"]),
@@ -482,7 +482,7 @@ async def said(port: int, pieces: list[bytes], requests: int) -> list[tuple[int,
     return answers
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     requests=st.lists(REQUESTS, min_size=1, max_size=4), cuts=st.lists(st.integers(1, 4000), max_size=3), raises=RAISES
 )

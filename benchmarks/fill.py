@@ -41,7 +41,7 @@ class Multiplier:
         self.db.create_function("fresh_claims", 2, self.fresh_claims)
         waiting = self.db.execute("SELECT count(*) FROM delivery WHERE state = 0").fetchone()[0]
         if waiting:
-            raise SystemExit(f"{path} has {waiting} deliveries that wait: what is copied must have ended")
+            raise SystemExit(f"{path} has {waiting} deliveries that wait; what is copied must have ended")
         self.first, self.last, self.count = self.db.execute(
             "SELECT min(position), max(position), count(*) FROM message"
         ).fetchone()
@@ -135,7 +135,10 @@ def main() -> None:
     if not options.db.is_file():
         raise SystemExit(f"{options.db} is no store: run the broker on it first")
     began = time.monotonic()
-    multiplier = Multiplier(options.db)
+    try:
+        multiplier = Multiplier(options.db)
+    except sqlite3.OperationalError as error:
+        raise SystemExit(f"{options.db}: {error}; stop the broker that has it open") from None
     multiplier.until(options.n)
     multiplier.close()
     sync(options.db)

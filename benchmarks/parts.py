@@ -25,7 +25,7 @@ from contestants import (
 )
 from fill import forget
 from messages import MAILBOX, RECEIVER, SIZES
-from rounds import Bench, Point, Seen, Turn
+from rounds import WARM, Bench, Point, Seen, Turn
 
 OPERATION = "/fhir/$process-message"
 KEEP = OPERATION + "?async=true"
@@ -46,7 +46,7 @@ def connections(count: int) -> str:
     return f"{count} connection{'s' * (count > 1)}"
 
 
-def keep(bench: Bench, on: Contestant, count: int, size: int = ORDINARY, *, warm: int = 4) -> Turn:
+def keep(bench: Bench, on: Contestant, count: int, size: int = ORDINARY, *, warm: int = WARM) -> Turn:
     """Accepted and on disk: the messages are for a mailbox."""
     return lambda: bench.load(on, KEEP, to=MAILBOX, connections=count, size=size, warm=warm)
 
@@ -138,7 +138,7 @@ def stored(bench: Bench) -> list[Point]:
 def fill(bench: Bench, folder: Path) -> None:
     """The broker keeps and delivers some thousand messages of the driver's; those are multiplied."""
     port = free_port()
-    each = min(SEED, bench.options.stored // 2)
+    each = max(1, min(SEED, bench.options.stored // 20))
     with broker(folder, to=port) as ours:
         for to in (MAILBOX, RECEIVER):
             command = program("driver", "--url", f"http://127.0.0.1:{ours.port}{KEEP}", "--to", to, "--n", each)

@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from contestants import DRIVER_CORE, Contestant, Tree, program
+from contestants import DRIVER_CORE, Contestant, program
 from disk import syncs_per_second
 
 Seen = dict[str, Any]
 Turn = Callable[[], Seen]
 BYTES = 384 << 20  # of messages a round, at most: larger ones are fewer
+FULL_CORE = 0.95  # of a core: from here the driver may be what is measured
 WARM = 4  # messages a connection before the clock starts
 
 
@@ -43,6 +44,7 @@ class Point:
     name: str
     rate: str  # the figure that counts: "per_second", or "settled_per_second"
     seen: dict[str, list[Seen]]
+    syncs: list[float] = field(default_factory=list)  # what the disk did in a second, before each round
     idle: dict[str, dict[str, float]] = field(default_factory=dict)  # memory before the first message
 
     def all(self, who: str, key: str) -> list[float]:
@@ -58,12 +60,12 @@ class Point:
 
 
 class Bench:
-    """The options, the folder on the disk that is measured, and the rates of syncs seen so far."""
+    """The options, the folder on the disk that is measured, and what is to be said beside the figures."""
 
     def __init__(self, options: Options, folder: Path) -> None:
         self.options, self.folder = options, folder
-        self.syncs: list[float] = []
         self.notes: list[str] = []  # what a reader of the tables has to know
+        self.busiest: dict[str, float] = {}  # share of its core that the driver used, by contestant, where it was full
         self.stored: Seen = {}
 
     def note(self, text: str) -> None:
@@ -129,9 +131,8 @@ class Bench:
         used_beside = (beside.cpu() - before_beside) * share if beside else 0.0
         seen["driver_busy"] = (seen["driver_cpu_s"] + used_beside) / seen["seconds_to_settled"]
         seen |= on.memory()
-        if seen["driver_busy"] > 0.95:
-            client = "aio-pika, which is part of what is compared," if isinstance(on, Tree) else "the driver"
-            self.note(f"against {on.name}, {client} filled a core ({seen['driver_busy']:.0%}): it may be the limit")
+        if seen["driver_busy"] > FULL_CORE:
+            self.busiest[on.name] = max(self.busiest.get(on.name, 0.0), seen["driver_busy"])
         return seen
 
     def point(self, part: str, name: str, rate: str, turns: dict[str, Turn], *idle: Contestant) -> Point:
@@ -139,14 +140,15 @@ class Bench:
         print(f"({part}) {name}", flush=True)
         memory = {one.name: one.memory() for one in idle}
         seen: dict[str, list[Seen]] = {who: [] for who in turns}
+        syncs = []
         order = list(turns)
         for number in range(self.options.rounds):
-            self.syncs.append(syncs_per_second(self.folder))
+            syncs.append(syncs_per_second(self.folder))
             for who in order:
                 seen[who].append(turns[who]())
                 print(f"  round {number + 1} {who:8}", _line(seen[who][-1]), flush=True)
             order = order[1:] + order[:1]
-        return Point(part=part, name=name, rate=rate, seen=seen, idle=memory)
+        return Point(part=part, name=name, rate=rate, seen=seen, syncs=syncs, idle=memory)
 
 
 def _line(seen: Seen) -> str:

@@ -14,6 +14,7 @@ import dataclasses
 import json
 import os
 import platform
+import signal
 import sys
 import time
 from datetime import UTC, datetime
@@ -92,15 +93,16 @@ def as_json(bench: Bench, points: list[Point], found: list[Floor], began: dateti
         "python": platform.python_version(),
         "cores": {"servers": sorted(SERVER_CORE), "driver": sorted(DRIVER_CORE)},
         "options": dataclasses.asdict(bench.options),
-        "disk_syncs_per_second": bench.syncs,
         "stored": bench.stored,
         "points": [dataclasses.asdict(point) for point in points],
         "floors": [dataclasses.asdict(floor) | {"met": floor.met} for floor in found],
+        "full_cores": bench.busiest,
         "notes": bench.notes,
     }
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is ended, and its files go
     given = asked()
     options = options_of(given)
     results = given.json.resolve() if given.json else None

@@ -120,10 +120,14 @@ def report(bench: Bench, points: list[Point], found: list[Floor]) -> Iterator[st
         if part == "e":
             yield _past(bench, mine)
         if part in "abef":
-            yield f"  disk: {spread(bench.syncs)} appends + fdatasync of 4 KiB a second"
+            syncs = [rate for point in mine for rate in point.syncs]
+            yield f"  disk: {spread(syncs)} appends + fdatasync of 4 KiB a second"
     if found:
         yield ""
         yield reached(found)
+    for who, busy in bench.busiest.items():
+        client = "aio-pika, which is part of what is compared," if who == "rabbitmq" else "the driver"
+        yield f"NOTE: against {who}, {client} filled up to {busy:.0%} of its core: its rate may be the driver's"
     for note in bench.notes:
         yield f"NOTE: {note}"
 

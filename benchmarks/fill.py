@@ -13,6 +13,7 @@ import sqlite3
 import time
 from pathlib import Path
 
+from broker.core.delivery import AnswerState
 from broker.store.claims import ID, Row, pack, unpack
 from broker.store.schema import VERSION
 
@@ -42,6 +43,9 @@ class Multiplier:
         waiting = self.db.execute("SELECT count(*) FROM delivery WHERE state = 0").fetchone()[0]
         if waiting:
             raise SystemExit(f"{path} has {waiting} deliveries that wait; what is copied must have ended")
+        # A past: the answer times are over, and nobody looks for these answers any more.
+        over = (AnswerState.MISSING, AnswerState.OPEN)
+        self.db.execute("UPDATE delivery SET answer = ? WHERE answer = ?", over)
         self.first, self.last, self.count = self.db.execute(
             "SELECT min(position), max(position), count(*) FROM message"
         ).fetchone()

@@ -55,6 +55,9 @@ def test_what_is_multiplied_is_whole_and_the_broker_goes_on_with_it(tmp_path: Pa
             107,
         )
         assert db.execute("SELECT count(*) FROM message WHERE length(body) = 4096").fetchone() == (107,)
+        assert db.execute("SELECT count(*) FROM delivery WHERE answer = 1").fetchone() == (0,), (
+            "a past waits for nothing"
+        )
         mail, boxed = db.execute(
             "SELECT (SELECT count(*) FROM mail), (SELECT count(*) FROM delivery WHERE mailbox IS NOT NULL)"
         ).fetchone()

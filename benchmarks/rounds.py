@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import statistics
 import subprocess
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from contestants import DRIVER_CORE, Contestant, program
+import psutil
+from contestants import DRIVER_CORE, SERVER_CORE, Contestant, program
 from disk import syncs_per_second
 
 Seen = dict[str, Any]
 Turn = Callable[[], Seen]
 BYTES = 384 << 20  # of messages a round, at most: larger ones are fewer
 FULL_CORE = 0.95  # of a core: from here the driver may be what is measured
+CORES = SERVER_CORE | DRIVER_CORE
+DISTURBED = 0.15  # of them, used by others: from here a round says little (the kernel's own work is some hundredths)
 WARM = 4  # messages a connection before the clock starts
 
 
@@ -59,12 +64,35 @@ class Point:
         return [mine / other if other else 0.0 for mine, other in pairs]
 
 
+class Used:
+    """Processor time from here on: of the cores that are measured on, and of the drivers that were waited for."""
+
+    def __init__(self) -> None:
+        self.at, self.all, self.drivers = time.monotonic(), self._all(), self._drivers()
+
+    @staticmethod
+    def _all() -> float:
+        cores = [times for number, times in enumerate(psutil.cpu_times(percpu=True)) if number in CORES]
+        return float(sum(t.user + t.nice + t.system + t.irq + t.softirq + t.steal for t in cores))
+
+    @staticmethod
+    def _drivers() -> float:
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return children.ru_utime + children.ru_stime
+
+    def by_others(self, servers: float) -> float:
+        """The share of those cores that was used meanwhile by neither the servers nor the driver."""
+        ours = servers + self._drivers() - self.drivers
+        return (self._all() - self.all - ours) / (time.monotonic() - self.at) / len(CORES)
+
+
 class Bench:
     """The options, the folder on the disk that is measured, and what is to be said beside the figures."""
 
     def __init__(self, options: Options, folder: Path) -> None:
         self.options, self.folder = options, folder
         self.notes: list[str] = []  # what a reader of the tables has to know
+        self.disturbed = 0.0  # the largest share of those cores that others used during a round
         self.busiest: dict[str, float] = {}  # share of its core that the driver used, by contestant, where it was full
         self.stored: Seen = {}
 
@@ -112,7 +140,7 @@ class Bench:
         most = min(self.options.n, max(BYTES // size, connections))
         command += ["--connections", str(connections), "--size", str(size), "--n", str(most)]
         command += ["--seconds", str(self.options.seconds), "--warm", str(warm)]
-        before, before_beside = on.cpu(), beside.cpu() if beside else 0.0
+        before, before_beside, before_all = on.cpu(), beside.cpu() if beside else 0.0, Used()
         done = subprocess.run(
             command,
             stdout=subprocess.PIPE,
@@ -129,6 +157,7 @@ class Bench:
         share = seen["answered"] / (seen["answered"] + warm * connections)
         seen["cpu_s_per_1000"] = (on.cpu() - before) * share / seen["answered"] * 1000
         used_beside = (beside.cpu() - before_beside) * share if beside else 0.0
+        self.disturbed = max(self.disturbed, before_all.by_others(on.cpu() - before + used_beside))
         seen["driver_busy"] = (seen["driver_cpu_s"] + used_beside) / seen["seconds_to_settled"]
         seen |= on.memory()
         if seen["driver_busy"] > FULL_CORE:

@@ -33,7 +33,7 @@ FULL = Options(
     synchronous=(1, 16, 64), large=16, stored=1_000_000,
 )  # fmt: skip
 QUICK = dataclasses.replace(
-    FULL, parts=tuple("abcd"), rounds=2, seconds=1.5, accept=(1, 64), synchronous=(1, 16)
+    FULL, parts=tuple("abcd"), rounds=2, seconds=2.0, accept=(1, 64), synchronous=(1, 16)
 )  # fmt: skip
 
 
@@ -96,6 +96,7 @@ def as_json(bench: Bench, points: list[Point], found: list[Floor], began: dateti
         "stored": bench.stored,
         "points": [dataclasses.asdict(point) for point in points],
         "floors": [dataclasses.asdict(floor) | {"met": floor.met} for floor in found],
+        "disturbed": bench.disturbed,
         "full_cores": bench.busiest,
         "notes": bench.notes,
     }

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 
 from floors import Floor, added
-from rounds import Bench, Point
+from rounds import DISTURBED, Bench, Point
 
 TITLES = {
     "a": "accepted and durable, 4 KiB",
@@ -128,6 +128,8 @@ def report(bench: Bench, points: list[Point], found: list[Floor]) -> Iterator[st
     for who, busy in bench.busiest.items():
         client = "aio-pika, which is part of what is compared," if who == "rabbitmq" else "the driver"
         yield f"NOTE: against {who}, {client} filled up to {busy:.0%} of its core: its rate may be the driver's"
+    if bench.disturbed > DISTURBED:
+        yield f"NOTE: other programs used up to {bench.disturbed:.0%} of the two cores in a round: run it again"
     for note in bench.notes:
         yield f"NOTE: {note}"
 

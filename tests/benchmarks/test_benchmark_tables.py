@@ -13,6 +13,7 @@ import pytest
 TOP = Path(__file__).parents[2]
 RUN = [sys.executable, str(TOP / "benchmarks" / "run.py")]
 STORED = 300
+LONGEST = 280  # seconds; half a minute on two idle cores
 
 FLOORS = """
 import dataclasses, json, sys
@@ -36,7 +37,7 @@ print(json.dumps([[f.part, f.value, f.met] for f in floors(points, FULL)]))
 
 def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [*RUN, *map(str, arguments)]
-    return subprocess.run(command, cwd=TOP, capture_output=True, text=True, check=False, timeout=110)
+    return subprocess.run(command, cwd=TOP, capture_output=True, text=True, check=False, timeout=LONGEST)
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +52,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(LONGEST + 20)  # whichever of the two comes first pays for the run
 def test_every_part_has_its_table_and_every_floor_its_row(tiny: tuple[str, dict[str, Any]]) -> None:
     printed, figures = tiny
     tables = printed.partition("Medians of 1 round")[2]
@@ -67,6 +69,7 @@ def test_every_part_has_its_table_and_every_floor_its_row(tiny: tuple[str, dict[
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(LONGEST + 20)
 def test_json_holds_every_round_of_every_contestant(tiny: tuple[str, dict[str, Any]]) -> None:
     _, figures = tiny
     contestants = {(point["part"], frozenset(point["seen"])) for point in figures["points"]}

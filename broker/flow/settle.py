@@ -16,7 +16,7 @@ from broker.core.fhir.header import Header
 from broker.core.identity import identity
 from broker.core.message import Fate, Message, digest_text
 from broker.core.outcome import Refusal
-from broker.core.policy import Policy
+from broker.core.policy import Order, Policy
 from broker.flow import attempt as attempts
 from broker.flow.callers import Callers
 from broker.flow.here import Here
@@ -188,7 +188,8 @@ class Settling:
         position = deliveries[0].position
         if comes is None and end.report is not None and not self._callers.waits(position):
             comes = self._report(position, deliveries, message, end)
-        soon = self._callers.waits(position)
+        # the caller waits for it, or what comes next in its stream
+        soon = self._callers.waits(position) or deliveries[0].policy.order is not Order.NONE
         future = self._store.settle(Settlement(change=end.change, comes=comes), soon=soon)
         future.add_done_callback(lambda done: self._settled(lane, deliveries, message, end, comes, done))
 

@@ -25,10 +25,10 @@ from flow_post import (
 )
 
 from broker.channel import Deferred, Transmission
-from broker.core.delivery import State
+from broker.core.delivery import State, Step
 from broker.core.envelope import Envelope
 from broker.core.policy import Match, Order, Rule
-from broker.store import Place
+from broker.store import Change, Place, Settlement
 
 BUSY = Deferred(note="503", status=503)
 DOWN = Deferred(note="refused connection", of_peer=True, left=False)
@@ -163,6 +163,19 @@ async def test_order_outlives_a_crash_and_what_was_under_way_goes_again_first(op
     await send(post, "4")
     await post.rest()
     assert sent(post.script) == ["1", "2", "3", "4"]
+
+
+async def test_end_that_was_written_and_never_heard_of_lets_the_next_go_after_a_crash(opened: Opened) -> None:
+    post = await opened(defaults=BY_SOURCE)
+    post.script.holds("test://a/in")
+    await send(post, "1", "2")
+    await post.rest()
+    step = Step(at=post.now, what="delivered")
+    await post.store.settle(Settlement(change=Change(position=1, numbers=(1,), state=State.DONE, step=step)))
+    await post.crash()
+    post = await opened(defaults=BY_SOURCE, now=post.now)
+    await post.rest()
+    assert sent(post.script) == ["2"]
 
 
 # -- addresses

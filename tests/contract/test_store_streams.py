@@ -301,6 +301,7 @@ class Law:
         self.lines: list[list[Name]] = [[], [], []]  # those that wait, in their order
         self.dead: list[set[Name]] = [set(), set(), set()]
         self.holders: list[set[Name]] = [set(), set(), set()]
+        self.left: set[Name] = set()  # those of which an attempt may have reached the other side
         self.count = 0
 
     async def happens(self, what: str, n: int, pick: int) -> None:
@@ -310,8 +311,7 @@ class Law:
         elif what in ("deliver", "refuse", "defer") and line and await self.has_its_turn(line[0]):
             await self.attempt(n, what)
         elif what == "withdraw" and line:
-            position, number = line.pop(pick % len(line))
-            assert (await self.store.withdraw(position, NOW, "why", ())).numbers == (number,)
+            await self.withdraw(line, line[pick % len(line)])
         elif what == "expire" and line:
             await self.die(n, line.pop(pick % len(line)))
         elif what in ("redrive", "drop") and self.dead[n]:
@@ -330,7 +330,15 @@ class Law:
         numbers = (await self.store.add(kept.position, (planned,))).numbers if later else kept.numbers
         return kept.position, numbers[0]
 
+    async def withdraw(self, line: list[Name], name: Name) -> None:
+        """What may have left is not withdrawn."""
+        withdrawn = await self.store.withdraw(name[0], NOW, "why", ())
+        assert withdrawn.numbers == (() if name in self.left else name[1:])
+        if name not in self.left:
+            line.remove(name)
+
     async def attempt(self, n: int, what: str) -> None:
+        self.left.add(self.lines[n][0])
         if what == "defer":
             await self.store.settle(settlement(*self.lines[n][0], state=State.WAITING, due=NOW + SECOND))
             return
@@ -343,6 +351,7 @@ class Law:
     async def die(self, n: int, name: Name) -> None:
         await self.store.settle(settlement(*name, state=State.DEAD))
         self.dead[n].add(name)
+        self.left.add(name)
         if self.policy is HOLD:
             self.holders[n].add(name)
 

@@ -29,9 +29,10 @@ from broker.core.resolution import How
 from broker.directory import Entry, Listed, Snapshot
 from broker.flow.here import Here
 from broker.flow.notify import Followers
+from broker.serving import listen
 from broker.store import Kept, NewDelivery, NewMessage
 from broker.store.sqlite import SqliteStore
-from broker.web import application, listen
+from broker.web import application
 
 BASE_URL = "https://broker.example/fhir"
 START = datetime(2026, 11, 21, 8, 0, tzinfo=UTC)

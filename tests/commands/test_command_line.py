@@ -14,7 +14,7 @@ from operator_desk import BOX, EHR, EHR_URL, LANE, NOW, SOURCE, delivery, mail, 
 from broker import __version__
 from broker.core.delivery import State
 from broker.core.policy import DEFAULT, Order
-from broker.web import listen
+from broker.serving import listen
 
 OK, FAILED, USAGE, REFUSED, UNREACHABLE = 0, 1, 2, 3, 4
 

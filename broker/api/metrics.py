@@ -201,6 +201,7 @@ class Standing:
             yield _gauge("store_free_bytes", "Room left on the store's disk.", self._store.free())
         if self._counts is not None:
             yield _gauge("dead_letters", "Dead deliveries that wait for an operator.", self._counts.dead)
+            yield _gauge("streams_held", "Streams that a dead letter holds.", self._counts.held_streams)
             yield _gauge("pending_responses", "Deliveries whose response is looked for.", self._counts.open_answers)
         yield from self._lanes()
 

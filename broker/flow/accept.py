@@ -179,7 +179,7 @@ class Accepting:
         position = kept.position
         if new.answers is not None:
             self._responding.arrived(kept, new)
-        self._delivering.take(position, kept.numbers, new)
+        self._delivering.take(kept, new)
         if new.answers is None and len(route.accepted) < len(route.decisions):
             for decision in route.decisions:
                 if decision.problem is not None:
@@ -276,7 +276,8 @@ class Accepting:
     async def withdraw(self, position: int, why: str) -> bool:
         """Withdraws what has not left; says whether that was everything."""
         under_way = self._delivering.forget(position)
-        await self._store.withdraw(position, self._here.now(), why, under_way)
+        withdrawn = await self._store.withdraw(position, self._here.now(), why, under_way)
+        self._delivering.released(withdrawn.released)
         return all(delivery.state is State.WITHDRAWN for delivery in await self._store.deliveries(position))
 
     # -- copies
@@ -331,14 +332,11 @@ class Accepting:
         """A copy that names a destination the message did not have yet adds that delivery."""
         if new.answers is not None:
             return ()
-        numbers = await self._store.add(  # one that was withdrawn sets out again
+        kept = await self._store.add(  # one that was withdrawn sets out again
             position, new.deliveries, (new.body, new.digest)
         )
-        added = [(number, delivery) for number, delivery in zip(numbers, new.deliveries, strict=True) if number]
-        if added:
-            more = msgspec.structs.replace(new, deliveries=tuple(delivery for _, delivery in added))
-            self._delivering.take(position, [number for number, _ in added], more)
-        return tuple(number for number, _ in added)
+        self._delivering.take(kept, new)
+        return tuple(number for number in kept.numbers if number)
 
     async def _join(self, letter: Letter, route: Route, new: NewMessage, receipt: Receipt) -> Answer | Caller:
         """A copy gets the stored response, or waits for what is under way, as the first would have."""

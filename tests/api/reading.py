@@ -207,8 +207,8 @@ class Side:
 
     async def withdraw(self, position: int, why: str) -> bool:
         self.withdrawn.append((position, why))
-        numbers = await self.store.withdraw(position, self.clock(), why, self.under_way)
-        return len(numbers) == len(await self.store.deliveries(position))
+        withdrawn = await self.store.withdraw(position, self.clock(), why, self.under_way)
+        return len(withdrawn.numbers) == len(await self.store.deliveries(position))
 
     async def ask(self, method: str, path: str, **more: Any) -> Reply:
         url = path if path.startswith("http") else self.url + path

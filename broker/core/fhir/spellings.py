@@ -69,15 +69,13 @@ def references_in(message: wire.MessageHeader) -> set[str]:
 def release_of(message: wire.MessageHeader) -> Release:
     """The release by the spelling alone (M-2)."""
     source = message.source
-    parties = (*message.destination, source) if source is not UNSET else message.destination
     if source is not UNSET and source.sender is not UNSET:
         return Release.R6
-    if (
-        message.eventCanonical
-        or (message.response is not UNSET and not isinstance(message.response.identifier, str))
-        or any(party.endpointUrl or party.endpointReference is not UNSET for party in parties)
-    ):
+    if message.eventCanonical or (message.response is not UNSET and not isinstance(message.response.identifier, str)):
         return Release.R5
+    for party in message.destination if source is UNSET else (source, *message.destination):
+        if party.endpointUrl or party.endpointReference is not UNSET:
+            return Release.R5
     if message.event is not UNSET:  # `event` as a Coding ended with STU3, which had renamed `data` to `focus`
         return Release.DSTU2 if message.data else Release.STU3
     return Release.R4  # or R4B: the content does not tell

@@ -20,6 +20,13 @@ from broker.store.rows import (
 )
 from broker.store.transaction import Transaction
 
+UPDATE_DONE = (
+    "UPDATE delivery SET state = ?1, attempts = ?2, has_left = ?3, steps = ?4, ended = ?5, outcome = ?6,"
+    " answer = CASE WHEN answer = 1 THEN coalesce(?7, answer) ELSE answer END,"
+    " address = coalesce(?8, address), lane = coalesce(?9, lane)"
+    " WHERE position = ?10 AND number = ?11 AND state = 0 AND attempts = 0 AND steps IS NULL"
+)
+
 
 def settle(tx: Transaction, settlement: Settlement, file: str | None) -> Settled:
     changed = change(tx, settlement.change)
@@ -59,18 +66,13 @@ def change(tx: Transaction, what: Change) -> int:
 
 def _done_at_once(tx: Transaction, what: Change, number: int) -> bool:
     """The ordinary case in one statement: delivered by its first attempt, so that nothing has to be read first."""
-    return bool(
-        tx.db.execute(
-            "UPDATE delivery SET state = ?1, attempts = ?2, has_left = ?3, steps = ?4, ended = ?5, outcome = ?6,"
-            " answer = CASE WHEN answer = 1 THEN coalesce(?7, answer) ELSE answer END,"
-            " address = coalesce(?8, address), lane = coalesce(?9, lane)"
-            " WHERE position = ?10 AND number = ?11 AND state = 0 AND attempts = 0 AND steps IS NULL",
-            (
-                what.state, what.attempted, what.attempted and what.step.left, encode_steps((what.step,)), tx.now,
-                None if what.outcome is None else encode_outcome(what.outcome), what.answer,
-                what.address, what.lane, what.position, number,
-            ),
-        ).rowcount
+    return tx.change(
+        UPDATE_DONE,
+        (
+            what.state, what.attempted, what.attempted and what.step.left, encode_steps((what.step,)), tx.now,
+            None if what.outcome is None else encode_outcome(what.outcome), what.answer,
+            what.address, what.lane, what.position, number,
+        ),
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Sequence
 
 YOUNG = 30_000  # claims remembered before they are put into the table: some megabytes, and a second's work at start
-AT_ONCE = 3_000  # claims put into the table in one transaction, so that no commit takes long
+AT_ONCE = 300  # claims put into the table in one transaction: in a large table each is a page of the log
 ID, SOURCE = 16, 8  # bytes of the digests
 ASKED, STEP = 256, 16  # ids looked up in one statement, and what their number is a multiple of
 
@@ -21,18 +21,21 @@ Row = tuple[bytes, bytes, int, int]  # id, source, tie, position
 class _Generation:
     """Claims that are in no table yet."""
 
-    __slots__ = ("by_id", "more", "upto")
+    __slots__ = ("by_id", "further", "more", "upto")
 
     def __init__(self) -> None:
         self.by_id: dict[bytes, Row] = {}
-        self.more: dict[bytes, list[Row]] = {}  # of an id that several messages carry: the further ones
+        self.more: dict[bytes, list[Row]] = {}  # of an id that several messages carry: the further ones,
+        self.further = 0  # and how many they are
         self.upto = 0  # the last position with claims in here
 
-    def enter(self, row: Row) -> None:
-        if self.by_id.setdefault(row[0], row) is not row:
-            self.more.setdefault(row[0], []).append(row)
-        if row[3] > self.upto:
-            self.upto = row[3]
+    def enter(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            if self.by_id.setdefault(row[0], row) is not row:
+                self.more.setdefault(row[0], []).append(row)
+                self.further += 1
+            if row[3] > self.upto:
+                self.upto = row[3]
 
     def take_back(self, row: Row) -> None:
         """What was entered last goes first."""
@@ -41,6 +44,7 @@ class _Generation:
             del self.by_id[id]
             return
         self.more[id].remove(row)
+        self.further -= 1
         if not self.more[id]:
             del self.more[id]
 
@@ -53,8 +57,17 @@ class _Generation:
             return None
         return next((row[3] for row in self.of(id) if row[1] == source and row[2] == 0), None)
 
-    def rows(self) -> list[Row]:
-        return [*self.by_id.values(), *[row for rows in self.more.values() for row in rows]]
+    def count(self) -> int:
+        return len(self.by_id) + self.further
+
+    def shelves(self) -> list[list[Row]]:
+        """All claims by the first half byte of their ids."""
+        shelves: list[list[Row]] = [[] for _ in range(16)]
+        for row in self.by_id.values():
+            shelves[row[0][0] >> 4].append(row)
+        for id, rows in self.more.items():
+            shelves[id[0] >> 4] += rows
+        return [shelf for shelf in shelves if shelf]
 
 
 class Claims:
@@ -64,7 +77,9 @@ class Claims:
         self._db = db
         self._young = _Generation()
         self._old: _Generation | None = None  # being put into the table
-        self._left: list[Row] = []  # of the old ones: in the table's order, put there from the end
+        self._shelves: list[list[Row]] = []  # the old ones by how their ids begin: sorting all would hold up the loop
+        self._left: list[Row] = []  # of the shelf at hand: in the table's order, put there from the end
+        self._put = 0  # of these, with the group at hand
         self._uncommitted: list[Row] = []
         self.supposed: list[tuple[bytes, bytes]] = []  # ids and sources that are taken for new, and not looked up yet
         self._hurried = False
@@ -73,8 +88,7 @@ class Claims:
         for position, packed in db.execute(
             "SELECT position, claims FROM message WHERE position > ? AND claims IS NOT NULL", (after,)
         ):
-            for claim in unpack(packed, position):
-                self._young.enter(claim)
+            self._young.enter(unpack(packed, position))
 
     # -- asking
 
@@ -112,15 +126,15 @@ class Claims:
         old = self._old
         return [row[3] for row in (found if old is None else found + old.of(id))]
 
+    def count(self) -> int:
+        """Claims that are remembered."""
+        return sum(one.count() for one in (self._young, self._old) if one is not None)
+
     # -- writing
 
     def enter(self, rows: Sequence[Row]) -> None:
-        for row in rows:
-            self._young.enter(row)
+        self._young.enter(rows)
         self._uncommitted += rows
-
-    def committed(self) -> None:
-        self._uncommitted = []
 
     def rolled_back(self) -> None:
         for row in reversed(self._uncommitted):
@@ -136,22 +150,26 @@ class Claims:
         """Puts some of what is remembered into the table, inside the transaction of a group."""
         if self._old is None:
             return
-        batch = self._left[-AT_ONCE:]
+        some = max(AT_ONCE, 2 * len(self._uncommitted))  # more than the group adds: what is remembered stays bounded
+        while len(self._left) < some and self._shelves:
+            self._left = sorted(self._shelves.pop()) + self._left
+        batch = self._left[-some:]
         self._db.executemany("INSERT OR IGNORE INTO claim (id, source, tie, position) VALUES (?, ?, ?, ?)", batch)
-        if len(self._left) <= AT_ONCE:
+        if len(batch) == len(self._left) and not self._shelves:
             self._db.execute("INSERT OR REPLACE INTO meta VALUES ('claimed', ?)", (str(self._old.upto),))
+        self._put = len(batch)
 
-    def put_away_committed(self) -> None:
-        """The transaction of `put_away` is on disk."""
+    def committed(self) -> None:
+        """The transaction of a group, with what it put away, is on disk."""
+        self._uncommitted = []
         if self._old is not None:
-            del self._left[-AT_ONCE:]
-            if not self._left:
+            del self._left[len(self._left) - self._put :]
+            if not self._left and not self._shelves:
                 self._old = None
-        elif len(self._young.by_id) >= (1 if self._hurried else YOUNG):
+        elif self._young.count() >= (1 if self._hurried else YOUNG):
             # not before the commit: a rollback takes back from the young
-            self._old, self._young = self._young, _Generation()
-            self._left = sorted(self._old.rows())
-            self._hurried = False
+            self._old, self._young, self._hurried = self._young, _Generation(), False
+            self._shelves = self._old.shelves()
 
 
 def pack(rows: Sequence[Row]) -> bytes | None:

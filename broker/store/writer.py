@@ -184,7 +184,6 @@ class Writer:
         tx.claims.put_away()
         db.execute("COMMIT")
         tx.claims.committed()
-        tx.claims.put_away_committed()
 
     def _rollback(self) -> None:
         if self._db.in_transaction:

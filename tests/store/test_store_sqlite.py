@@ -197,6 +197,21 @@ async def test_claims_are_found_while_and_after_they_are_put_away(
     assert all([isinstance(await again.accept(new(f"i{n}")), Copy) for n in range(60)])
 
 
+async def test_what_is_remembered_of_claims_stays_bounded_however_many_a_message_makes(
+    open_store: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "YOUNG", 50)
+    monkeypatch.setattr(claims, "AT_ONCE", 5)
+    store, most = open_store(), 0
+    for n in range(40):  # one quote is everybody's: the ids are fewer than the claims
+        quotes = ("same", *(f"{n}-{quote}" for quote in range(30)))
+        await asyncio.gather(*(store.accept(new(f"{n}.{m}", quotes=quotes)) for m in range(4)))
+        most = max(most, store._writer.claims.count())
+    assert 0 < most < 600, "of 5,120 claims"
+    assert len(await store.find(("same",), 1000)) == 160
+    assert len(await store.find(("7-7",), 1000)) == 4
+
+
 async def test_store_keeps_its_key(open_store: Open) -> None:
     store = open_store()
     key = store.key

@@ -12,7 +12,7 @@ from broker.core.answer import Taken
 from broker.core.delivery import GIVEN_UP, NEXT, AnswerState, Event, Outcome, State, Step
 from broker.core.message import Message
 from broker.core.outcome import Problem, Who
-from broker.core.policy import Policy
+from broker.core.policy import Order, Policy
 from broker.core.retry import next_attempt
 from broker.flow.here import Here
 from broker.store import Change, Delivery
@@ -65,6 +65,9 @@ class End(msgspec.Struct, frozen=True, kw_only=True):
 
 def delivered(position: int, deliveries: Sequence[Delivery], result: Delivered, step: Step) -> End:
     outcome = Outcome(taken=result.taken, status=result.status)
+    first = True
+    for delivery in deliveries:
+        first = first and not delivery.attempts and not delivery.steps and delivery.policy.order is Order.NONE
     return End(
         change=Change(
             position=position,
@@ -74,6 +77,7 @@ def delivered(position: int, deliveries: Sequence[Delivery], result: Delivered, 
             address=deliveries[0].address,
             answer=AnswerState.CLOSED if result.taken is Taken.NOTHING_TO_SAY else None,
             outcome=outcome,
+            first=first,
         ),
         outcome=outcome,
     )

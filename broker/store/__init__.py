@@ -143,6 +143,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     attempted: bool = True
     answer: AnswerState | None = None  # what becomes of an open answer
     outcome: Outcome | None = None
+    first: bool = False  # of the first attempt of what is in no order: as it was written, so nothing has to be read
 
 
 class Settlement(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,7 +11,6 @@ import msgspec
 
 from broker.core import message as messages
 from broker.core.delivery import GIVEN_UP, AnswerState, Event, State, Step, story
-from broker.core.fhir.header import Header
 from broker.core.message import Fate
 from broker.store import BEHIND, Copy, Kept, NewDelivery, NewMessage, streams
 from broker.store.claims import pack
@@ -34,6 +33,7 @@ INSERT_DELIVERY = (
     "INSERT INTO delivery (position, number, destination, key, address, lane, state, due, expiry, accepted, policy,"
     " rule, fixed, mailbox, answer, answer_by, ended, stream, turn) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
 )
+INSERT_MAIL = "INSERT OR IGNORE INTO mail (mailbox, position, unread_by) VALUES (?,?,?)"
 
 
 def accept(tx: Transaction, new: NewMessage, file: str | None) -> Kept | Copy:
@@ -44,32 +44,29 @@ def accept(tx: Transaction, new: NewMessage, file: str | None) -> Kept | Copy:
     for unique in (new.identity, new.exclusive):
         if unique is not None:
             id = id_digest(unique)
-            first = tx.claims.owner(id, source)
+            first = tx.claims.owner(id, source, careful=tx.careful)
             if first is not None:
                 return Copy(position=first, exclusive=unique is new.exclusive)
             rows.append((id, source, 0, position))
-    rows += [(id_digest(quote), source, position, position) for quote in new.quotes]
+    if new.quotes:
+        rows += [(id_digest(quote), source, position, position) for quote in new.quotes]
     tx.last = position
     tx.claims.enter(rows)
     answered = new.answers is not None and _close_answer(tx, new.answers, position)
     message, header = new.message, new.message.header
     fate = message.fate if answered or message.fate is not Fate.ANSWER else Fate.DOUBLE
-    tx.db.execute(
+    tx.add(
         INSERT_MESSAGE,
         (
             position, tx.now, fate, *(new.answers or (new.reports_on, None)), str(header.event), new.source_key,
-            _quoted(header),
-            message.media_type, header.format.value, header.release.value, new.digest, messages.encode(message),
+            None if header.response is None else str(header.response.identifier),
+            message.media_type, str(header.format), str(header.release), new.digest, messages.encode(message),
             pack(rows), file, None if file else new.body,
         ),
     )  # fmt: skip
     numbers, behind = _add(tx, position, new.deliveries, {})
     released = tx.take_released() if tx.released else ()
     return Kept(position=position, numbers=numbers, answered=answered, behind=behind, released=released)
-
-
-def _quoted(header: Header) -> str | None:
-    return str(header.response.identifier) if header.response else None
 
 
 def _close_answer(tx: Transaction, answers: tuple[int, int], position: int) -> bool:
@@ -197,7 +194,7 @@ def _insert(tx: Transaction, position: int, number: int, new: NewDelivery) -> bo
         if waits:  # also what would be in its mailbox already: it is put there in its turn
             new = msgspec.structs.replace(new, due=BEHIND, state=State.WAITING, mailbox=None)
     mailbox = None if new.mailbox is None else tx.mailbox_id(new.mailbox, new.destination)
-    tx.db.execute(
+    tx.add(
         INSERT_DELIVERY,
         (
             position, number, new.destination, new.key, new.address, new.lane, new.state, micros(new.due),
@@ -212,7 +209,4 @@ def _insert(tx: Transaction, position: int, number: int, new: NewDelivery) -> bo
 
 
 def put_into(tx: Transaction, mailbox: int, position: int, unread_by: datetime | None) -> None:
-    tx.db.execute(
-        "INSERT OR IGNORE INTO mail (mailbox, position, unread_by) VALUES (?, ?, ?)",
-        (mailbox, position, None if unread_by is None else micros(unread_by)),
-    )
+    tx.add(INSERT_MAIL, (mailbox, position, None if unread_by is None else micros(unread_by)))

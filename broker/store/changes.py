@@ -20,6 +20,14 @@ from broker.store.rows import (
 )
 from broker.store.transaction import Transaction
 
+UPDATE_DONE = (
+    "UPDATE delivery SET state = ?1, attempts = ?2, has_left = ?3, steps = ?4, ended = ?5, outcome = ?6,"
+    " answer = CASE WHEN answer = 1 THEN coalesce(?7, answer) ELSE answer END,"
+    " address = coalesce(?8, address), lane = coalesce(?9, lane)"
+    " WHERE position = ?10 AND number = ?11 AND state = 0 AND attempts = 0 AND steps IS NULL"
+    " AND stream IS NULL"
+)
+
 
 def settle(tx: Transaction, settlement: Settlement, file: str | None) -> Settled:
     changed = change(tx, settlement.change)
@@ -43,7 +51,7 @@ def change(tx: Transaction, what: Change) -> int:
     """Moves deliveries that wait to their new state; those that ended meanwhile stay as they are."""
     changed = 0
     for number in what.numbers:
-        if what.state is State.DONE and what.mailbox is None and _done_at_once(tx, what, number):
+        if what.first and _done_at_once(tx, what, number):
             changed += 1
             continue
         row = tx.db.execute(
@@ -59,20 +67,14 @@ def change(tx: Transaction, what: Change) -> int:
 
 
 def _done_at_once(tx: Transaction, what: Change, number: int) -> bool:
-    """The ordinary case in one statement: delivered by its first attempt, and in no order."""
-    return bool(
-        tx.db.execute(
-            "UPDATE delivery SET state = ?1, attempts = ?2, has_left = ?3, steps = ?4, ended = ?5, outcome = ?6,"
-            " answer = CASE WHEN answer = 1 THEN coalesce(?7, answer) ELSE answer END,"
-            " address = coalesce(?8, address), lane = coalesce(?9, lane)"
-            " WHERE position = ?10 AND number = ?11 AND state = 0 AND attempts = 0 AND steps IS NULL"
-            " AND stream IS NULL",
-            (
-                what.state, what.attempted, what.attempted and what.step.left, encode_steps((what.step,)), tx.now,
-                None if what.outcome is None else encode_outcome(what.outcome), what.answer,
-                what.address, what.lane, what.position, number,
-            ),
-        ).rowcount
+    """The ordinary case in one statement: delivered by its first attempt, in no order; nothing has to be read first."""
+    return tx.change(
+        UPDATE_DONE,
+        (
+            what.state, what.attempted, what.attempted and what.step.left, encode_steps((what.step,)), tx.now,
+            None if what.outcome is None else encode_outcome(what.outcome), what.answer,
+            what.address, what.lane, what.position, number,
+        ),
     )  # fmt: skip
 
 

@@ -11,8 +11,9 @@ import sqlite3
 from collections.abc import Sequence
 
 YOUNG = 30_000  # claims remembered before they are put into the table: some megabytes, and a second's work at start
-AT_ONCE = 3_000  # claims put into the table in one transaction, so that no commit takes long
+AT_ONCE = 300  # claims put into the table in one transaction: in a large table each is a page of the log
 ID, SOURCE = 16, 8  # bytes of the digests
+ASKED, STEP = 256, 16  # ids looked up in one statement, and what their number is a multiple of
 
 Row = tuple[bytes, bytes, int, int]  # id, source, tie, position
 
@@ -20,30 +21,53 @@ Row = tuple[bytes, bytes, int, int]  # id, source, tie, position
 class _Generation:
     """Claims that are in no table yet."""
 
-    __slots__ = ("by_id", "owners", "rows", "upto")
+    __slots__ = ("by_id", "further", "more", "upto")
 
     def __init__(self) -> None:
-        self.rows: list[Row] = []
-        self.owners: dict[bytes, int] = {}  # id and source of an identity: position
-        self.by_id: dict[bytes, list[int]] = {}  # id: positions
+        self.by_id: dict[bytes, Row] = {}
+        self.more: dict[bytes, list[Row]] = {}  # of an id that several messages carry: the further ones,
+        self.further = 0  # and how many they are
         self.upto = 0  # the last position with claims in here
 
-    def enter(self, row: Row) -> None:
-        id, source, tie, position = row
-        self.rows.append(row)
-        self.upto = max(self.upto, position)
-        self.by_id.setdefault(id, []).append(position)
-        if tie == 0:
-            self.owners[id + source] = position
+    def enter(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            if self.by_id.setdefault(row[0], row) is not row:
+                self.more.setdefault(row[0], []).append(row)
+                self.further += 1
+            if row[3] > self.upto:
+                self.upto = row[3]
 
     def take_back(self, row: Row) -> None:
-        id, source, tie, position = row
-        self.rows.remove(row)
-        self.by_id[id].remove(position)
-        if not self.by_id[id]:
+        """What was entered last goes first."""
+        id = row[0]
+        if id not in self.more:
             del self.by_id[id]
-        if tie == 0:
-            del self.owners[id + source]
+            return
+        self.more[id].remove(row)
+        self.further -= 1
+        if not self.more[id]:
+            del self.more[id]
+
+    def of(self, id: bytes) -> list[Row]:
+        first = self.by_id.get(id)
+        return [] if first is None else [first, *self.more.get(id, ())]
+
+    def owner(self, id: bytes, source: bytes) -> int | None:
+        if id not in self.by_id:  # as good as always
+            return None
+        return next((row[3] for row in self.of(id) if row[1] == source and row[2] == 0), None)
+
+    def count(self) -> int:
+        return len(self.by_id) + self.further
+
+    def shelves(self) -> list[list[Row]]:
+        """All claims by the first half byte of their ids."""
+        shelves: list[list[Row]] = [[] for _ in range(16)]
+        for row in self.by_id.values():
+            shelves[row[0][0] >> 4].append(row)
+        for id, rows in self.more.items():
+            shelves[id[0] >> 4] += rows
+        return [shelf for shelf in shelves if shelf]
 
 
 class Claims:
@@ -52,52 +76,71 @@ class Claims:
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
         self._young = _Generation()
-        self._old: _Generation | None = None  # being put into the table, from its end
+        self._old: _Generation | None = None  # being put into the table
+        self._shelves: list[list[Row]] = []  # the old ones by how their ids begin: sorting all would hold up the loop
+        self._left: list[Row] = []  # of the shelf at hand: in the table's order, put there from the end
+        self._put = 0  # of these, with the group at hand
         self._uncommitted: list[Row] = []
+        self.supposed: list[tuple[bytes, bytes]] = []  # ids and sources that are taken for new, and not looked up yet
         self._hurried = False
         row = db.execute("SELECT value FROM meta WHERE name = 'claimed'").fetchone()
         after = int(row[0]) if row else 0
         for position, packed in db.execute(
             "SELECT position, claims FROM message WHERE position > ? AND claims IS NOT NULL", (after,)
         ):
-            for claim in unpack(packed, position):
-                self._young.enter(claim)
+            self._young.enter(unpack(packed, position))
 
     # -- asking
 
-    def owner(self, id: bytes, source: bytes) -> int | None:
-        """The position that holds an identity."""
-        key = id + source
-        position = self._young.owners.get(key)
+    def owner(self, id: bytes, source: bytes, *, careful: bool) -> int | None:
+        """The position that holds an identity, as far as is remembered; the table is asked at once, or by `are_new`."""
+        position = self._young.owner(id, source)
         if position is None and self._old is not None:
-            position = self._old.owners.get(key)
-        if position is None:
-            row = self._db.execute(
-                "SELECT position FROM claim WHERE id = ? AND source = ? AND tie = 0", (id, source)
-            ).fetchone()
-            position = row[0] if row else None
-        return position
+            position = self._old.owner(id, source)
+        if position is not None:
+            return position
+        if not careful:
+            self.supposed.append((id, source))
+            return None
+        row = self._db.execute(
+            "SELECT position FROM claim WHERE id = ? AND source = ? AND tie = 0", (id, source)
+        ).fetchone()
+        return row[0] if row else None
+
+    def are_new(self) -> bool:
+        """Whether the table knows none of the identities that are taken for new."""
+        supposed, self.supposed = self.supposed, []
+        for start in range(0, len(supposed), ASKED):
+            some = supposed[start : start + ASKED]
+            ids = [id for id, _ in some]
+            ids += ids[-1:] * (-len(ids) % STEP)  # few statements, whatever the number
+            marks = ",".join("?" * len(ids))
+            known = self._db.execute(f"SELECT id, source FROM claim WHERE id IN ({marks}) AND tie = 0", ids).fetchall()
+            if known and not set(some).isdisjoint(known):
+                return False
+        return True
 
     def remembered(self, id: bytes) -> list[int]:
         """Positions that carry an id and may not be in the table yet; asked before the table, none is missed."""
-        found = list(self._young.by_id.get(id, ()))
+        found = self._young.of(id)
         old = self._old
-        return found if old is None else found + list(old.by_id.get(id, ()))
+        return [row[3] for row in (found if old is None else found + old.of(id))]
+
+    def count(self) -> int:
+        """Claims that are remembered."""
+        return sum(one.count() for one in (self._young, self._old) if one is not None)
 
     # -- writing
 
     def enter(self, rows: Sequence[Row]) -> None:
-        for row in rows:
-            self._young.enter(row)
+        self._young.enter(rows)
         self._uncommitted += rows
 
-    def committed(self) -> None:
-        self._uncommitted = []
-
     def rolled_back(self) -> None:
-        for row in self._uncommitted:
+        for row in reversed(self._uncommitted):
             self._young.take_back(row)
         self._uncommitted = []
+        self.supposed = []
 
     def hurry(self) -> None:
         """Retention has come to what is only remembered: it is put into the table although it is not much."""
@@ -107,22 +150,26 @@ class Claims:
         """Puts some of what is remembered into the table, inside the transaction of a group."""
         if self._old is None:
             return
-        batch = self._old.rows[-AT_ONCE:]
+        some = max(AT_ONCE, 2 * len(self._uncommitted))  # more than the group adds: what is remembered stays bounded
+        while len(self._left) < some and self._shelves:
+            self._left = sorted(self._shelves.pop()) + self._left
+        batch = self._left[-some:]
         self._db.executemany("INSERT OR IGNORE INTO claim (id, source, tie, position) VALUES (?, ?, ?, ?)", batch)
-        if len(self._old.rows) <= AT_ONCE:
+        if len(batch) == len(self._left) and not self._shelves:
             self._db.execute("INSERT OR REPLACE INTO meta VALUES ('claimed', ?)", (str(self._old.upto),))
+        self._put = len(batch)
 
-    def put_away_committed(self) -> None:
-        """The transaction of `put_away` is on disk."""
+    def committed(self) -> None:
+        """The transaction of a group, with what it put away, is on disk."""
+        self._uncommitted = []
         if self._old is not None:
-            del self._old.rows[-AT_ONCE:]
-            if not self._old.rows:
+            del self._left[len(self._left) - self._put :]
+            if not self._left and not self._shelves:
                 self._old = None
-        elif len(self._young.rows) >= (1 if self._hurried else YOUNG):
+        elif self._young.count() >= (1 if self._hurried else YOUNG):
             # not before the commit: a rollback takes back from the young
-            self._old, self._young = self._young, _Generation()
-            self._hurried = False
-            self._old.rows.sort()
+            self._old, self._young, self._hurried = self._young, _Generation(), False
+            self._shelves = self._old.shelves()
 
 
 def pack(rows: Sequence[Row]) -> bytes | None:

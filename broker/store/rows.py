@@ -6,6 +6,7 @@ import hashlib
 import sqlite3
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -17,7 +18,7 @@ from broker.core.policy import Policy
 from broker.store import Delivery, Stored
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-MICROSECOND = timedelta(microseconds=1)
+SOURCES, ORDINARY = 1_024, 256  # digests remembered, of sources of so many characters: parties send again and again
 
 encode_steps = msgspec.json.Encoder().encode
 decode_steps = msgspec.json.Decoder(tuple[Step, ...]).decode
@@ -33,8 +34,17 @@ DELIVERY = (
 STORED = "position, accepted, about, fate, answers, answers_number, body IS NOT NULL OR file IS NOT NULL"
 
 
+# sqlite3 looks in three places for an adapter of whatever is no plain int, float or str, before it takes it as it is.
+# These stand in the first of them and leave every value what it is: a message has twenty such values.
+for _kind in (bool, State, AnswerState, Fate):
+    sqlite3.register_adapter(_kind, int)
+sqlite3.register_adapter(bytes, bytes)
+sqlite3.register_adapter(type(None), {None: None}.get)
+
+
 def micros(at: datetime) -> int:
-    return (at - EPOCH) // MICROSECOND
+    since = at - EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 
 def moment(micros: int) -> datetime:
@@ -47,7 +57,14 @@ def id_digest(text: str) -> bytes:
 
 
 def source_digest(text: str) -> bytes:
+    return _remembered_digest(text) if len(text) <= ORDINARY else _source_digest(text)
+
+
+def _source_digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+
+
+_remembered_digest = lru_cache(SOURCES)(_source_digest)
 
 
 def delivery_of(row: Sequence[Any], policy_of: Callable[[int], Policy]) -> Delivery:

@@ -55,7 +55,7 @@ from broker.store.bodies import LARGE, Bodies
 from broker.store.reader import Reader
 from broker.store.rows import micros
 from broker.store.schema import prepare
-from broker.store.writer import Job, Writer, Written, connect
+from broker.store.writer import Writer, Written, connect
 
 T = TypeVar("T")
 FREE_FOR = 0.2  # seconds that a look at the disk is good for: asking costs more than a message may
@@ -138,14 +138,17 @@ class SqliteStore:
     # -- writing
 
     def accept(self, new: NewMessage) -> Future[Kept | Copy]:
-        return self._with_body(new, lambda file: partial(acceptance.accept, new=new, file=file), must=False)
+        if len(new.body) > LARGE:
+            return self._with_file(new.body, acceptance.accept, new, must=False)
+        return self._writer.submit(acceptance.accept, new, None)
 
     def settle(self, settlement: Settlement, *, soon: bool = True) -> Future[Settled]:
         comes = settlement.comes
         if comes is None:
-            operation = partial(changes.settle, settlement=settlement, file=None)
-            return self._writer.submit(operation, must=True, soon=soon)
-        return self._with_body(comes, lambda file: partial(changes.settle, settlement=settlement, file=file), must=True)
+            return self._writer.submit(changes.settle, settlement, None, must=True, soon=soon)
+        if len(comes.body) > LARGE:
+            return self._with_file(comes.body, changes.settle, settlement, must=True)
+        return self._writer.submit(changes.settle, settlement, None, must=True)
 
     def add(
         self, position: int, deliveries: Sequence[NewDelivery], whole: tuple[bytes, bytes] | None = None
@@ -203,26 +206,23 @@ class SqliteStore:
             self._files.submit(self.bodies.remove, file)
         return removed  # type: ignore[no-any-return]
 
-    def _with_body(
-        self, new: NewMessage, operation: Callable[[str | None], Callable[[Any], Any]], *, must: bool
-    ) -> Future[Any]:
+    def _with_file(self, body: bytes, operation: Callable[..., Any], what: Any, *, must: bool) -> Future[Any]:
         """A large body goes to its own file first, outside the loop and the writer."""
-        if len(new.body) <= LARGE:
-            return self._writer.submit(operation(None), must=must)
-        future = Written(loop=self._loop)
-        written = self._loop.run_in_executor(self._files, self.bodies.write, new.body)
+        job = Written(loop=self._loop)
+        written = self._loop.run_in_executor(self._files, self.bodies.write, body)
 
         def then(written: Future[str]) -> None:
             error = written.exception()
             if error is not None:
-                if not future.done():
-                    future.set_exception(StoreError(f"the body cannot be written: {error}"))
+                if not job.done():
+                    job.set_exception(StoreError(f"the body cannot be written: {error}"))
                 return
-            future.add_done_callback(partial(self._tidy, written.result()))
-            self._writer.put(Job(operation(written.result()), future, must=must))
+            file = written.result()
+            job.add_done_callback(partial(self._tidy, file))
+            self._writer.put(job, operation, (what, file), must=must)
 
         written.add_done_callback(then)
-        return future
+        return job
 
     def _tidy(self, file: str, done: Future[Any]) -> None:
         """A file that no row came to name goes; where that is not known, it goes at the next start."""

@@ -1,6 +1,13 @@
-"""The writer's connection, with what it remembers between the transactions of two groups."""
+"""The writer's connection: what it remembers between groups, and what the group at hand has still to write.
+
+Each statement costs a hand-over of the interpreter's lock or two, whatever it does. What ordinary messages add is
+therefore collected over the group and written in one statement a table, and what is all but certain is not asked for
+row by row: it is taken for granted and checked once. A guess that was wrong raises `Mistaken`, and the group is done
+again with nothing taken for granted (`careful`).
+"""
 
 import sqlite3
+from typing import Any
 
 from broker.core.policy import Policy
 from broker.store.claims import Claims
@@ -13,11 +20,17 @@ KNOWN_POLICIES = 4_096
 KNOWN_MAILBOXES = 50_000  # remembered numbers; beyond, the memory is emptied rather than grown
 
 
+class Mistaken(Exception):
+    """Something that was taken for granted in a group is otherwise."""
+
+
 class Transaction:
     """The writer's connection with what it remembers between groups."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
-        self.db = db
+        self._db = db
+        self._added: dict[str, list[tuple[Any, ...]]] = {}  # statement: rows that it has still to write
+        self._changed: dict[str, list[tuple[Any, ...]]] = {}
         high = db.execute("SELECT value FROM meta WHERE name = 'high'").fetchone()
         last = db.execute("SELECT max(position) FROM message").fetchone()[0]
         self.last = max(last or 0, int(high[0]) if high else 0)
@@ -25,11 +38,47 @@ class Transaction:
         self.logged = 0  # bytes that the group adds to the log beyond what its operations usually do, about
         self.held_after = 0  # where retention goes on looking at what it had to keep
         self.claims = Claims(db)
+        self.careful = False  # nothing is taken for granted
         self.forget()
+
+    @property
+    def db(self) -> sqlite3.Connection:
+        """The connection, with all that the group has done so far."""
+        if self._added or self._changed or self.claims.supposed:
+            self.write()
+        return self._db
+
+    def add(self, statement: str, row: tuple[Any, ...]) -> None:
+        """Inserts the row, at the latest before anything else is done in the group."""
+        rows = self._added.get(statement)
+        if rows is None:
+            self._added[statement] = [row]
+        else:
+            rows.append(row)
+
+    def change(self, statement: str, row: tuple[Any, ...]) -> bool:
+        """Whether the statement, which finds one row or none, has changed one; what an ordinary message needs, does."""
+        if self.careful:
+            return self.db.execute(statement, row).rowcount == 1
+        self._changed.setdefault(statement, []).append(row)
+        return True
+
+    def write(self) -> None:
+        """What the group has still to write."""
+        added, self._added = self._added, {}
+        changed, self._changed = self._changed, {}
+        for statement, rows in added.items():
+            self._db.executemany(statement, rows)
+        for statement, rows in changed.items():
+            if self._db.executemany(statement, rows).rowcount != len(rows):
+                raise Mistaken
+        if not self.claims.are_new():
+            raise Mistaken
 
     def forget(self) -> None:
         """After a rollback nothing that was learned in the group can be trusted."""
-        self.policies = Policies(self.db)
+        self._added, self._changed = {}, {}
+        self.policies = Policies(self._db)
         self._policy_ids: dict[int, tuple[Policy, int]] = {}
         self._mailbox_ids: dict[str, int] = {}
         self.released: list[str] = []  # lanes of what has become due since its stream let it
@@ -45,8 +94,8 @@ class Transaction:
         if known is not None:
             return known[1]
         value = encode_policy(policy)
-        self.db.execute("INSERT OR IGNORE INTO policy (value) VALUES (?)", (value,))
-        number = int(self.db.execute("SELECT id FROM policy WHERE value = ?", (value,)).fetchone()[0])
+        self._db.execute("INSERT OR IGNORE INTO policy (value) VALUES (?)", (value,))
+        number = int(self._db.execute("SELECT id FROM policy WHERE value = ?", (value,)).fetchone()[0])
         if len(self._policy_ids) >= KNOWN_POLICIES:
             self._policy_ids.clear()
         self._policy_ids[id(policy)] = (policy, number)  # held, so that the number of the object is not given anew
@@ -55,9 +104,9 @@ class Transaction:
     def mailbox_id(self, key: str, name: str) -> int:
         number = self._mailbox_ids.get(key)
         if number is None:
-            self.db.execute("INSERT OR IGNORE INTO mailbox (key, name) VALUES (?, ?)", (key, name or key))
-            number = self.db.execute("SELECT id FROM mailbox WHERE key = ?", (key,)).fetchone()[0]
+            self._db.execute("INSERT OR IGNORE INTO mailbox (key, name) VALUES (?, ?)", (key, name or key))
+            number = int(self._db.execute("SELECT id FROM mailbox WHERE key = ?", (key,)).fetchone()[0])
             if len(self._mailbox_ids) >= KNOWN_MAILBOXES:
                 self._mailbox_ids.clear()
             self._mailbox_ids[key] = number
-        return int(number)
+        return number

@@ -14,7 +14,7 @@ from typing import Any
 
 from broker.store import StoreError
 from broker.store.claims import Claims
-from broker.store.transaction import Transaction
+from broker.store.transaction import Mistaken, Transaction
 
 log = logging.getLogger("broker.store")
 
@@ -22,29 +22,25 @@ GROUP = 256  # operations in one transaction: beyond, a longer commit costs more
 COMPANY = 0.005  # seconds that an operation which nobody waits for may wait for others to share its sync
 LOGGED = 16 << 10  # bytes that an operation adds to the log, about: pages of tables and indexes, not only the row
 WAL_SOFT = 16 << 20  # bytes; from here a checkpoint runs beside the writer
+CAREFUL = 100  # groups that take nothing for granted after one that had to be done again
 RETRY_FULL = 0.5  # seconds before what must be written is tried again on a full disk
 
 
 class Written(asyncio.Future[Any]):
-    """What a write comes to. Who waits for it may go; the write is not called off, and its outcome is not lost.
+    """A write, and what it comes to. Who waits for it may go; it is not called off, and its outcome is not lost.
 
     A task that is cancelled while it waits hears of that once the write is done (a `cancel` that says False).
     """
 
+    operation: Callable[..., Any]  # called in the writer's thread with the transaction and the arguments
+    arguments: tuple[Any, ...]
+    must: bool  # about what is kept already: tried until it is written
+    outcome: Any
+
+    __slots__ = ("arguments", "must", "operation", "outcome")
+
     def cancel(self, msg: Any | None = None) -> bool:
         return False
-
-
-class Job:
-    """One operation and the future that learns what became of it."""
-
-    __slots__ = ("future", "must", "operation", "outcome")
-
-    def __init__(self, operation: Callable[[Transaction], Any], future: asyncio.Future[Any], *, must: bool) -> None:
-        self.operation = operation
-        self.future = future
-        self.must = must  # about what is kept already: tried until it is written
-        self.outcome: Any = None
 
 
 class Writer:
@@ -63,32 +59,36 @@ class Writer:
         self._loop = loop
         self._clock = clock  # microseconds since 1970
         self._committed = committed  # told of each commit: seconds it took, operations in it
-        self._jobs: queue.SimpleQueue[list[Job] | None] = queue.SimpleQueue()
-        self._pending: list[Job] = []
+        self._jobs: queue.SimpleQueue[list[Written] | None] = queue.SimpleQueue()
+        self._pending: list[Written] = []
         self._flushing = False
-        self._again: list[Job] = []  # what must be written and could not be
+        self._again: list[Written] = []  # what must be written and could not be
         self._checkpoint = threading.Event()
         self._finish = threading.Event()
         self._stopping = threading.Event()
         self._db = connect(path)
         self._tx = Transaction(self._db)
+        self._careful = 0  # groups for which nothing is taken for granted
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._checkpointer = threading.Thread(target=self._run_checkpoints, name="store-checkpoint", daemon=True)
         self._thread.start()
         self._checkpointer.start()
 
     def submit(
-        self, operation: Callable[[Transaction], Any], *, must: bool = False, soon: bool = True
+        self, operation: Callable[..., Any], *arguments: Any, must: bool = False, soon: bool = True
     ) -> asyncio.Future[Any]:
         """`soon`: somebody waits for it; otherwise it may wait a little for company, since each sync costs the same."""
-        future = Written(loop=self._loop)
-        self.put(Job(operation, future, must=must), soon=soon)
-        return future
+        job = Written(loop=self._loop)
+        self.put(job, operation, arguments, must=must, soon=soon)
+        return job
 
-    def put(self, job: Job, *, soon: bool = True) -> None:
+    def put(
+        self, job: Written, operation: Callable[..., Any], arguments: tuple[Any, ...], *, must: bool, soon: bool = True
+    ) -> None:
         if self._stopping.is_set():
-            job.future.set_exception(StoreError("the store is closed"))
+            job.set_exception(StoreError("the store is closed"))
             return
+        job.operation, job.arguments, job.must = operation, arguments, must
         self._pending.append(job)
         if soon or len(self._pending) >= GROUP:
             if not self._flushing:  # handed over once a turn of the loop: waking the thread costs more than a job
@@ -142,43 +142,48 @@ class Writer:
     def _give_up_rest(self) -> None:
         """At the end, what still cannot be written is said to be so; it is found as it was at the next start."""
         error = StoreError("the store is closed")
-        self._tell([(job.future, error, True) for job in self._again])
+        self._tell(self._again, error)
 
-    def _commit(self, group: list[Job]) -> None:
+    def _commit(self, group: list[Written]) -> None:
         """One transaction for all; if one of them fails, each in its own, so that a bad one fails alone."""
         started = time.perf_counter()
         try:
             self._write(group)
-        except sqlite3.Error as error:
+        except Exception as error:
             self._rollback()
             if len(group) > 1:
                 for job in group:
                     self._commit([job])
-                return
-            self._failed(group[0], error)
-        except Exception as error:  # a bug in one operation: its caller learns of it, the others go on
-            self._rollback()
-            if len(group) > 1:
-                for job in group:
-                    self._commit([job])
-                return
-            self._tell([(group[0].future, error, True)])
+            elif isinstance(error, sqlite3.Error):
+                self._failed(group[0], error)
+            else:  # a bug in the operation: its caller learns of it, the others go on
+                self._tell(group, error)
         else:
             self._logged += len(group) * LOGGED + self._tx.logged
             self._tx.logged = 0
             self._committed(time.perf_counter() - started, len(group))
-            self._tell([(job.future, job.outcome, False) for job in group])
+            self._tell(group)
 
-    def _write(self, group: list[Job]) -> None:
+    def _write(self, group: list[Written]) -> None:
+        """What ordinary messages need is taken for granted (see `transaction`), unless that has lately been wrong."""
+        self._careful = max(0, self._careful - 1)
+        try:
+            self._do(group, careful=self._careful > 0)
+        except Mistaken:
+            self._rollback()
+            self._careful = CAREFUL
+            self._do(group, careful=True)
+
+    def _do(self, group: list[Written], *, careful: bool) -> None:
         db, tx = self._db, self._tx
-        tx.now = self._clock()
+        tx.now, tx.careful = self._clock(), careful
         db.execute("BEGIN IMMEDIATE")
         for job in group:
-            job.outcome = job.operation(tx)
+            job.outcome = job.operation(tx, *job.arguments)
+        tx.write()
         tx.claims.put_away()
         db.execute("COMMIT")
         tx.claims.committed()
-        tx.claims.put_away_committed()
 
     def _rollback(self) -> None:
         if self._db.in_transaction:
@@ -186,18 +191,18 @@ class Writer:
         self._tx.claims.rolled_back()
         self._tx.forget()
 
-    def _failed(self, job: Job, error: sqlite3.Error) -> None:
+    def _failed(self, job: Written, error: sqlite3.Error) -> None:
         if job.must and isinstance(error, sqlite3.OperationalError):  # anything else fails for ever
             log.warning("the store cannot write, trying again: %s", error)
             self._again.append(job)
             return
         wrapped = StoreError(f"the store cannot write: {error}")
         wrapped.__cause__ = error
-        self._tell([(job.future, wrapped, True)])
+        self._tell([job], wrapped)
 
-    def _tell(self, results: list[tuple[asyncio.Future[Any], Any, bool]]) -> None:
+    def _tell(self, group: list[Written], error: Exception | None = None) -> None:
         try:
-            self._loop.call_soon_threadsafe(_resolve, results)
+            self._loop.call_soon_threadsafe(_resolve, group, error)
         except RuntimeError:  # the loop is closed: nobody is left to be told
             log.debug("results after the end of the event loop")
 
@@ -227,14 +232,14 @@ class Writer:
         db.close()
 
 
-def _resolve(results: list[tuple[asyncio.Future[Any], Any, bool]]) -> None:
-    for future, outcome, failed in results:
-        if future.done():  # whoever waited has gone
+def _resolve(group: list[Written], error: Exception | None) -> None:
+    for job in group:
+        if job.done():  # the loop is being closed
             continue
-        if failed:
-            future.set_exception(outcome)
+        if error is None:
+            job.set_result(job.outcome)
         else:
-            future.set_result(outcome)
+            job.set_exception(error)
 
 
 def connect(path: Path) -> sqlite3.Connection:

@@ -14,13 +14,14 @@ from typing import Any
 
 import pytest
 from old_store import of_version_2
-from store_values import DAY, NOW, delivery, ended, expecting, header, mail, new, quoting, settlement
+from store_values import DAY, NOW, delivery, ended, expecting, header, mail, new, quoting, settlement, step
 
 from broker.core.delivery import State
 from broker.core.message import Fate
 from broker.core.policy import Policy
-from broker.store import Copy, Kept, Note, Settlement, StoreError, claims
+from broker.store import Change, Copy, Kept, Note, Settlement, StoreError, claims
 from broker.store.bodies import LARGE
+from broker.store.rows import id_digest
 from broker.store.sqlite import SqliteStore
 from broker.store.transaction import Transaction
 
@@ -89,6 +90,61 @@ async def test_must_operation_that_can_never_be_written_fails_and_holds_up_nobod
     assert (await store.settle(settlement(1))).changed == 1
 
 
+# -- what is taken for granted in a group, and is otherwise
+
+
+async def test_delivery_that_ended_twice_in_one_group_ended_once(store: SqliteStore) -> None:
+    await asyncio.gather(*(store.accept(new(f"{n}")) for n in range(5)))
+    asked = [store.settle(settlement(position)) for position in (1, 2, 2, 3)]
+    asked += [store.settle(settlement(2)), store.settle(settlement(4))]
+    assert [(await one).changed for one in asked] == [1, 1, 0, 1, 0, 1]
+    assert (await store.counts()).waiting == 1
+
+
+async def test_retried_delivery_ends_with_all_its_story_beside_ordinary_ones(store: SqliteStore) -> None:
+    await asyncio.gather(*(store.accept(new(f"{n}")) for n in range(3)))
+    later = Change(position=2, numbers=(1,), state=State.WAITING, step=step("deferred"), due=NOW)
+    await store.settle(Settlement(change=later))
+    settled = [store.settle(settlement(position)) for position in (1, 2, 3)]
+    assert [(await one).changed for one in settled] == [1, 1, 1]
+    [retried] = await store.deliveries(2)
+    assert (retried.attempts, [one.what for one in retried.steps]) == (2, ["deferred", "delivered"])
+
+
+async def test_copy_of_what_is_in_the_table_alone_is_found_among_new_messages(
+    open_store: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "YOUNG", 1)
+    store = open_store()
+    for n in range(4):  # each commit puts away what the one before it left
+        await store.accept(new(f"{n}"))
+    monkeypatch.setattr(claims, "YOUNG", 1_000)
+    assert store._writer.claims.remembered(id_digest("0")) == []
+    came = await asyncio.gather(
+        store.accept(new("a")), store.accept(new("0")), store.accept(new("0", source="urn:other")),
+        store.accept(new("b", exclusive="1")), store.accept(new("a")), store.accept(new("c")),
+    )  # fmt: skip
+    a, copy, others, exclusive, again, c = came
+    assert copy == Copy(position=1)
+    assert exclusive == Copy(position=2, exclusive=True)
+    assert isinstance(a, Kept)
+    assert again == Copy(position=a.position)
+    assert isinstance(others, Kept)
+    assert isinstance(c, Kept)
+    assert await store.find(("0",), 10) == (others.position, 1)
+    assert isinstance(await store.accept(new("b")), Kept), "what lost its second claim has not made its first"
+
+
+async def test_what_comes_between_ordinary_messages_sees_those_before_it(store: SqliteStore) -> None:
+    def waiting(tx: Transaction) -> int:
+        return int(tx.db.execute("SELECT count(*) FROM delivery WHERE state = 0").fetchone()[0])
+
+    asked = [store.accept(new("1")), store._writer.submit(waiting), store.accept(new("2"))]
+    asked += [store._writer.submit(waiting), store.add(1, (delivery("x"),)), store._writer.submit(waiting)]
+    seen = await asyncio.gather(*asked)
+    assert [seen[place] for place in (1, 3, 5)] == [1, 2, 3]
+
+
 # -- positions
 
 
@@ -140,6 +196,21 @@ async def test_claims_are_found_while_and_after_they_are_put_away(
     again = open_store()
     assert [await again.find((f"q{n}",), 5) for n in range(60)] == found
     assert all([isinstance(await again.accept(new(f"i{n}")), Copy) for n in range(60)])
+
+
+async def test_what_is_remembered_of_claims_stays_bounded_however_many_a_message_makes(
+    open_store: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "YOUNG", 50)
+    monkeypatch.setattr(claims, "AT_ONCE", 5)
+    store, most = open_store(), 0
+    for n in range(40):  # one quote is everybody's: the ids are fewer than the claims
+        quotes = ("same", *(f"{n}-{quote}" for quote in range(30)))
+        await asyncio.gather(*(store.accept(new(f"{n}.{m}", quotes=quotes)) for m in range(4)))
+        most = max(most, store._writer.claims.count())
+    assert 0 < most < 600, "of 5,120 claims"
+    assert len(await store.find(("same",), 1000)) == 160
+    assert len(await store.find(("7-7",), 1000)) == 4
 
 
 async def test_store_keeps_its_key(open_store: Open) -> None:

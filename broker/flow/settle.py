@@ -126,17 +126,19 @@ class Settling:
             step = told(Event.REFUSED, result.note)
             self.settle(lane, deliveries, parcel.message, attempts.refused(position, deliveries, result, step))
             return
-        response, note = await self._response(parcel, deliveries, result)
+        response, note = None, ""
+        if result.body is not None:
+            response, note = await self._response(parcel, deliveries, result, result.body)
         step = told(Event.DELIVERED, note or result.note)
         self.settle(lane, deliveries, parcel.message, attempts.delivered(position, deliveries, result, step), response)
 
     async def _response(
-        self, parcel: Parcel, deliveries: list[Delivery], result: Delivered
+        self, parcel: Parcel, deliveries: list[Delivery], result: Delivered, body: bytes
     ) -> tuple[NewMessage | None, str]:
         """A Bundle of type message in a 2xx answer is an arrival from that receiver, and nearly always the response."""
-        if result.body is None or parcel.message.fate is not Fate.MESSAGE or parcel.message.header.is_response:
+        if parcel.message.fate is not Fate.MESSAGE or parcel.message.header.is_response:
             return None, ""
-        arrival = self._arrival(deliveries[0], result.body, result.media_type)
+        arrival = self._arrival(deliveries[0], body, result.media_type)
         try:
             header, sha256 = await opened(arrival)
         except Refusal as refusal:
@@ -155,7 +157,7 @@ class Settling:
         )
         answers = (parcel.position, number)
         response = self.answers.in_exchange(
-            message, result.body, sha256, request=parcel.message, answers=answers, policy=deliveries[0].policy
+            message, body, sha256, request=parcel.message, answers=answers, policy=deliveries[0].policy
         )
         return response, ""
 

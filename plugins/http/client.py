@@ -74,21 +74,25 @@ class Client:
         if self._gone is not None:
             raise NoAnswer(Trouble.NO_CONNECTION, "this broker is stopping")
         head = f"{target.start}{fields}Content-Length: {len(body)}\r\n\r\n".encode()
-        wait = answer.total_seconds()
-        connection = self._take(target.origin)
-        if connection is None:
-            connection = await self._dial(target.origin, connect.total_seconds())
-            return await _exchange(connection, head, body, allowed, wait)
         now = asyncio.get_running_loop().time
-        until = now() + connect.total_seconds() + wait
-        try:
-            return await _exchange(connection, head, body, allowed, wait)
-        except NoAnswer as no:
-            if not no.untouched or self._gone is not None:
+        to_connect, wait = connect.total_seconds(), answer.total_seconds()
+        until = now() + to_connect + wait
+        kept = self._take(target.origin)
+        connection = kept or await self._dial(target.origin, to_connect)
+        while True:
+            response = connection.post(head, body, allowed, wait)
+            try:
+                return await response
+            except asyncio.CancelledError:
+                if response.cancelled():  # else it is done, and the connection may be somebody else's already
+                    connection.abort()
                 raise
-        # The peer had closed it, most likely before it read anything; if it did read, it gets a copy (promise 2).
-        connection = await self._dial(target.origin, min(connect.total_seconds(), until - now()))
-        return await _exchange(connection, head, body, allowed, min(wait, until - now()))
+            except NoAnswer as no:
+                if connection is not kept or not no.untouched or self._gone is not None:
+                    raise
+            # The peer had closed it, most likely before it read anything; if it did read, it gets a copy (promise 2).
+            connection = await self._dial(target.origin, min(to_connect, until - now()))
+            wait = min(wait, until - now())
 
     async def stop(self) -> None:
         """Closes every connection, those under way as well."""
@@ -185,13 +189,3 @@ class Client:
                 del self._kept[origin]
         if next_one is not None:
             self._sweeper = loop.call_at(next_one + self._idle, self._sweep)
-
-
-async def _exchange(connection: Connection, head: bytes, body: bytes, allowed: Allowed, seconds: float) -> Response:
-    answer = connection.post(head, body, allowed, seconds)
-    try:
-        return await answer
-    except asyncio.CancelledError:
-        if answer.cancelled():  # else it is done, and the connection may be somebody else's already
-            connection.abort()
-        raise

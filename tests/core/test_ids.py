@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.core.ids import MessageIds
+from broker.core.ids import MOST_REMEMBERED, MessageIds
 
 IDS = MessageIds(b"k" * 32)
 POSITIONS = st.integers(0, 2**48 - 1)
@@ -53,3 +53,19 @@ def test_any_other_text_is_none_of_ours(text: str) -> None:
 @pytest.mark.parametrize("text", ["", "0", "-1", "0x", "1_0", "urn:uuid:", "00000000-0001", " 00000000-0001", "٣" * 36])
 def test_text_that_looks_like_a_number_is_none_of_ours(text: str) -> None:
     assert IDS.position(text) is None
+
+
+def test_ids_that_were_given_out_stay_what_they_are() -> None:
+    for _ in range(2):  # the second from memory
+        assert (IDS.of(1), IDS.of(2**48 - 1)) == (
+            "00000000-0001-87c2-9469-b47ee15b6f41",
+            "ffffffff-ffff-88eb-8790-064be4e3fa0d",
+        )
+
+
+def test_memory_of_ids_is_bounded() -> None:
+    ids = MessageIds(b"k" * 32)
+    first = [ids.of(position) for position in range(3 * MOST_REMEMBERED)]
+    assert ids.of.cache_info().currsize == MOST_REMEMBERED
+    assert [ids.of(position) for position in range(3 * MOST_REMEMBERED)] == first
+    assert len(set(first)) == 3 * MOST_REMEMBERED

@@ -9,19 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
 
 import msgspec
-import orjson
 
 from broker.core.addressing import name_key, shown
 from broker.core.fhir.header import Format, Release
 from broker.core.resolution import How, State
+from broker.directory.bundles import Json, Resource, list_of, text_of
 from broker.directory.problem import DirectoryProblem
 from broker.directory.snapshot import Entry, Listed
-from broker.directory.written import Unreadable
-
-Json = dict[str, Any]
 
 # Resources whose identifiers name a party, with the element that points to the parent (A-25: only partOf is said to
 # be asked when a party has no endpoint of its own).
@@ -52,56 +48,10 @@ _MIME_VERSION = re.compile(r"fhirversion\s*=\s*\"?([0-9]+\.[0-9]+)", re.IGNORECA
 _INSTANT = re.compile(r"([0-9]{4})(?:-([0-9]{2})(?:-([0-9]{2})(T.+)?)?)?")
 
 
-class Resource(NamedTuple):
-    """A resource and where it came from."""
-
-    body: Json
-    url: str | None  # fullUrl
-    file: str
-    place: str = ""  # in its Bundle
-
-    @property
-    def kind(self) -> str:
-        return str(self.body.get("resourceType"))
-
-    @property
-    def reference(self) -> str:
-        return f"{self.kind}/{self.body.get('id')}"
-
-    @property
-    def origin(self) -> str:
-        return f"{self.file}: {self.reference if self.body.get('id') else self.url or self.place or self.kind}"
-
-
-def read_resources(data: bytes, *, file: str) -> tuple[Resource, ...]:
-    """The resources of a Bundle, or the one that a file is; Unreadable for what is neither."""
-    try:
-        body = orjson.loads(data.removeprefix(b"\xef\xbb\xbf"))
-    except orjson.JSONDecodeError as error:
-        raise Unreadable(f"this is no JSON: {error.msg}", error.lineno) from None
-    if not isinstance(body, dict) or not isinstance(body.get("resourceType"), str):
-        raise Unreadable("this is no FHIR resource: it has no resourceType")
-    if body["resourceType"] != "Bundle":
-        return (Resource(body, None, file),)
-    return tuple(
-        Resource(entry["resource"], _text(entry.get("fullUrl")), file, f"entry[{number}]")
-        for number, entry in enumerate(_list(body.get("entry")))
-        if isinstance(entry, dict) and isinstance(entry.get("resource"), dict)
-    )
-
-
 def read_pool(resources: Iterable[Resource]) -> tuple[tuple[Listed, ...], tuple[DirectoryProblem, ...]]:
     """The names that these resources give, each with the entries that reach it."""
     pool = _Pool(tuple(resources))
     return pool.listed(), tuple(pool.problems)
-
-
-def _list(value: object) -> list[Any]:
-    return value if isinstance(value, list) else [] if value is None else [value]
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
 
 
 class _Pool:
@@ -142,7 +92,7 @@ class _Pool:
                 yield from ((name, entry) for name in own)
         elif resource.kind in _PARTIES and resource.body.get("active") is not False:
             entries = tuple(self._reaching(resource))
-            owner = _text(resource.body.get("name"))
+            owner = text_of(resource.body.get("name"))
             for name in _identifiers(resource.body):
                 for entry in entries:
                     yield name, msgspec.structs.replace(entry, owner=owner)
@@ -174,8 +124,8 @@ class _Pool:
                     yield msgspec.structs.replace(entry, distance=_AFFILIATED)
 
     def _targets(self, resource: Resource, element: str, kind: str) -> Iterator[Resource]:
-        for reference in _list(resource.body.get(element)):
-            text = _text(reference.get("reference")) if isinstance(reference, dict) else None
+        for reference in list_of(resource.body.get(element)):
+            text = text_of(reference.get("reference")) if isinstance(reference, dict) else None
             if text is None:
                 continue
             found = self._target(resource, text)
@@ -186,9 +136,9 @@ class _Pool:
 
     def _target(self, resource: Resource, reference: str) -> Resource | None:
         if reference.startswith("#"):
-            for one in _list(resource.body.get("contained")):
+            for one in list_of(resource.body.get("contained")):
                 if isinstance(one, dict) and one.get("id") == reference[1:]:
-                    return Resource(one, None, f"{resource.origin}{reference}")
+                    return Resource(one, None, f"{resource.origin}{reference}", foreign=resource.foreign)
             return None
         if reference in self._by_url:
             return self._by_url[reference]
@@ -219,7 +169,7 @@ class _Pool:
 
     def _read_entry(self, endpoint: Resource) -> Entry | None:
         body, origin = endpoint.body, endpoint.origin
-        address = _text(body.get("address"))
+        address = text_of(body.get("address"))
         if address is None or not _URI.fullmatch(address) or _INSIDE.match(address):
             self._problem(origin, f"the address {shown(address or '')!r} is none that an Endpoint may have")
             return None
@@ -243,7 +193,8 @@ class _Pool:
             connection=_connection(codes),
             id=str(body.get("id", "")),
             origin=origin,
-            headers=tuple(one for one in _list(body.get("header")) if isinstance(one, str)),
+            headers=tuple(one for one in list_of(body.get("header")) if isinstance(one, str)),
+            foreign=endpoint.foreign,
         )
 
     def _status(self, body: Json, origin: str) -> tuple[State, str]:
@@ -260,7 +211,7 @@ class _Pool:
             return None, None
         moments: list[datetime | None] = []
         for element, after in (("start", False), ("end", True)):
-            text = _text(period.get(element))
+            text = text_of(period.get(element))
             try:
                 moments.append(instant(text, after=after) if text else None)
             except (ValueError, OverflowError):
@@ -271,10 +222,10 @@ class _Pool:
 
 def _identifiers(body: Json) -> tuple[str, ...]:
     names = []
-    for identifier in _list(body.get("identifier")):
+    for identifier in list_of(body.get("identifier")):
         if not isinstance(identifier, dict):
             continue
-        system, value = _text(identifier.get("system")), _text(identifier.get("value"))
+        system, value = text_of(identifier.get("system")), text_of(identifier.get("value"))
         if value and system:
             names.append(value if system == "urn:ietf:rfc:3986" else f"{system}|{value}")
         elif value and _URI.fullmatch(value):  # "7" without a system would be everybody's name
@@ -284,9 +235,9 @@ def _identifiers(body: Json) -> tuple[str, ...]:
 
 def _codes(concepts: object) -> Iterator[str]:
     """The codes of a Coding, a CodeableConcept, or lists of them: R4 and R5 differ just there."""
-    for concept in _list(concepts):
+    for concept in list_of(concepts):
         if isinstance(concept, dict):
-            for coding in (concept, *_list(concept.get("coding"))):
+            for coding in (concept, *list_of(concept.get("coding"))):
                 if isinstance(coding, dict) and isinstance(coding.get("code"), str):
                     yield coding["code"]
 
@@ -303,7 +254,7 @@ def _connection(codes: tuple[str, ...]) -> int:
 def _payload_parts(body: Json) -> Iterator[tuple[object, object]]:
     """Types and MIME types, of R4's two lists or of R5's one."""
     yield body.get("payloadType"), body.get("payloadMimeType")
-    for part in _list(body.get("payload")):
+    for part in list_of(body.get("payload")):
         if isinstance(part, dict):
             yield part.get("type"), part.get("mimeType")
 
@@ -316,7 +267,7 @@ def _payload(body: Json) -> int:
 
 
 def _mime_types(body: Json) -> tuple[str, ...]:
-    return tuple(mime.lower() for _, mimes in _payload_parts(body) for mime in _list(mimes) if isinstance(mime, str))
+    return tuple(mime.lower() for _, mimes in _payload_parts(body) for mime in list_of(mimes) if isinstance(mime, str))
 
 
 def _releases(body: Json, mimes: tuple[str, ...]) -> tuple[Release, ...]:
@@ -324,7 +275,7 @@ def _releases(body: Json, mimes: tuple[str, ...]) -> tuple[Release, ...]:
     versions = [match[1] for mime in mimes for match in _MIME_VERSION.finditer(mime)]
     versions += [
         ".".join(str(extension.get("valueCode", "")).split(".")[:2])
-        for extension in _list(body.get("extension"))
+        for extension in list_of(body.get("extension"))
         if isinstance(extension, dict) and extension.get("url") == _FHIR_VERSION
     ]
     known = {release.value: release for release in Release}

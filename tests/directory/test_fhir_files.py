@@ -11,7 +11,8 @@ import pytest
 
 from broker.core.fhir.header import Format, Release
 from broker.directory import Directory, DirectoryProblem, Snapshot, State
-from broker.directory.fhir_files import instant, message_address, read_pool, read_resources
+from broker.directory.bundles import read_resources
+from broker.directory.fhir_files import instant, message_address, read_pool
 from broker.directory.written import Unreadable
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)

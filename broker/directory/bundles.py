@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import orjson
@@ -33,29 +33,40 @@ _CONTAINED = 100  # resources looked at inside one
 _CHANGED = re.compile(r"(?:^|/)([A-Z][A-Za-z]+/[A-Za-z0-9.\-]{1,64})(?:/_history/[^/?]*)?(?:\?.*)?$")
 
 
-class Resource(NamedTuple):
-    """A resource and where it came from."""
+class Resource(msgspec.Struct, frozen=True, gc=False, eq=False):
+    """A resource and where it came from. Its content stays text: less memory, and no work for the collector."""
 
-    body: Json
+    raw: bytes
+    kind: str
+    id: str | None
     url: str | None  # fullUrl
     file: str
     place: str = ""  # in its Bundle
     foreign: bool = False  # of a server elsewhere: it may not point to this machine (A-27)
 
     @property
-    def kind(self) -> str:
-        return str(self.body.get("resourceType"))
+    def body(self) -> Json:
+        """Read anew each time; who asks twice keeps it."""
+        body: Json = orjson.loads(self.raw)
+        return body
 
     @property
     def reference(self) -> str:
-        return f"{self.kind}/{self.body.get('id')}"
+        return f"{self.kind}/{self.id}"
 
     @property
     def origin(self) -> str:
-        return f"{self.file}: {self.reference if self.body.get('id') else self.url or self.place or self.kind}"
+        return f"{self.file}: {self.reference if self.id else self.url or self.place or self.kind}"
 
 
-class Page(msgspec.Struct, frozen=True, kw_only=True):
+def resource_of(body: Json, url: str | None, file: str, place: str = "", *, foreign: bool = False) -> Resource:
+    """A resource, cut down to what the directory looks at."""
+    id = body.get("id")
+    raw = bytes(memoryview(orjson.dumps(_cut_down(body))))  # a copy: what orjson gives holds several KiB, however short
+    return Resource(raw, str(body.get("resourceType")), str(id) if id else None, url, file, place, foreign)
+
+
+class Page(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One Bundle of a server's answer."""
 
     changes: tuple[tuple[str, Resource | None], ...]  # `Endpoint/1`: as it is now, or None: deleted
@@ -63,27 +74,27 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     updated: str | None = None  # the server's own time of the answer
 
 
-class _Link(msgspec.Struct):
+class _Link(msgspec.Struct, gc=False):
     relation: str = ""
     url: str = ""
 
 
-class _Meta(msgspec.Struct):
+class _Meta(msgspec.Struct, gc=False):
     lastUpdated: str | None = None
 
 
-class _Request(msgspec.Struct):
+class _Request(msgspec.Struct, gc=False):
     method: str = ""
     url: str = ""
 
 
-class _Entry(msgspec.Struct):
+class _Entry(msgspec.Struct, gc=False):
     fullUrl: str | None = None
     resource: msgspec.Raw = msgspec.Raw()
     request: _Request | None = None
 
 
-class _Bundle(msgspec.Struct):
+class _Bundle(msgspec.Struct, gc=False):
     resourceType: str
     meta: _Meta | None = None
     link: list[_Link] = []
@@ -97,15 +108,15 @@ def read_resources(data: bytes, *, file: str) -> tuple[Resource, ...]:
     """The resources of a Bundle, or the one that a file is; Unreadable for what is neither."""
     data = data.removeprefix(b"\xef\xbb\xbf")
     if (bundle := _cut(data)) is not None:
-        return tuple(Resource(body, url, file, place) for _, url, place, body in _entries(bundle) if body)
+        return tuple(resource_of(body, url, file, place) for _, url, place, body in _entries(bundle) if body)
     body = _json(data)
     if not isinstance(body, dict) or not isinstance(body.get("resourceType"), str):
         raise Unreadable("this is no FHIR resource: it has no resourceType")
     if body["resourceType"] != "Bundle":
-        return (Resource(_cut_down(body), None, file),)
+        return (resource_of(body, None, file),)
     # A Bundle that is not written as one has to be; what can be made out is used.
     return tuple(
-        Resource(_cut_down(entry["resource"]), text_of(entry.get("fullUrl")), file, f"entry[{number}]")
+        resource_of(entry["resource"], text_of(entry.get("fullUrl")), file, f"entry[{number}]")
         for number, entry in enumerate(list_of(body.get("entry")))
         if isinstance(entry, dict) and isinstance(entry.get("resource"), dict)
     )
@@ -122,12 +133,12 @@ def read_page(data: bytes, *, file: str, base: str, foreign: bool) -> Page:
     changes: list[tuple[str, Resource | None]] = []
     for request, url, place, body in _entries(bundle):
         if body:
-            one = Resource(body, url, file, place, foreign)
-            if one.kind == "OperationOutcome":  # a server's remark on the search
+            if body.get("resourceType") == "OperationOutcome":  # a server's remark on the search
                 continue
             if url is None and body.get("id"):
-                one = one._replace(url=f"{base}/{one.reference}")
-            changes.append((one.reference if body.get("id") else url or f"{one.kind} {place}", one))
+                url = f"{base}/{body.get('resourceType')}/{body['id']}"
+            one = resource_of(body, url, file, place, foreign=foreign)
+            changes.append((one.reference if one.id else url or f"{one.kind} {place}", one))
         elif request is not None and request.method == "DELETE":
             gone = _CHANGED.search(request.url) or _CHANGED.search(url or "")
             if gone is None:
@@ -155,7 +166,7 @@ def _entries(bundle: _Bundle) -> Iterator[tuple[_Request | None, str | None, str
     for number, entry in enumerate(bundle.entry):
         body = _json(bytes(entry.resource)) if bytes(entry.resource) else None
         place = f"entry[{number}]"
-        yield entry.request, entry.fullUrl or None, place, _cut_down(body) if isinstance(body, dict) else {}
+        yield entry.request, entry.fullUrl or None, place, body if isinstance(body, dict) else {}
 
 
 def _json(data: bytes) -> Any:

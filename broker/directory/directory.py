@@ -133,6 +133,9 @@ class Directory:
                 if inspect.isawaitable(told):
                     told = await told
                 self._woken += told if isinstance(told, int) else 0
+            gone = [old]
+            del old
+            await asyncio.to_thread(gone.clear)  # to put away a hundred thousand names takes a while as well
 
     # -- watching
 

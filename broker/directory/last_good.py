@@ -15,7 +15,7 @@ from pathlib import Path
 
 import orjson
 
-from broker.directory.bundles import Resource
+from broker.directory.bundles import Resource, resource_of
 
 _FORM = 1  # of the file; another one is not read
 
@@ -38,7 +38,7 @@ class LastGood:
                     return None
                 for line in lines:  # one by one: the interpreter is wanted elsewhere, too
                     key, url, body = orjson.loads(line)
-                    found[key] = Resource(body, url, file, "", foreign)
+                    found[key] = resource_of(body, url, file, foreign=foreign)
         except FileNotFoundError:
             return None
         except (OSError, EOFError, zlib.error, ValueError, TypeError, AttributeError) as error:
@@ -55,7 +55,7 @@ class LastGood:
             with gzip.GzipFile(filename="", mode="wb", compresslevel=1, fileobj=raw, mtime=0) as lines:
                 lines.write(orjson.dumps({"form": _FORM, "url": self._url, "resources": count}) + b"\n")
                 for key, one in resources:
-                    lines.write(orjson.dumps((key, one.url, one.body)) + b"\n")
+                    lines.write(orjson.dumps((key, one.url, orjson.Fragment(one.raw))) + b"\n")
             raw.flush()
             os.utime(raw.fileno(), (read_at.timestamp(), read_at.timestamp()))
             os.fsync(raw.fileno())

@@ -205,7 +205,7 @@ class FhirServer:
         same = 0
         for key, one in found.items():
             old = before.get(key)
-            if old is not None and (old is one or (old.body == one.body and old.url == one.url)):
+            if old is not None and (old is one or (old.raw == one.raw and old.url == one.url)):
                 held[key] = old
                 same += 1
             else:

@@ -28,7 +28,7 @@ class Mode(Enum):
     FIRST = "first"  # the next when one is down
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
+class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One way to reach whoever has these names: a line of configuration, or an Endpoint resource."""
 
     names: tuple[str, ...]  # as written
@@ -65,7 +65,7 @@ def _day(moment: datetime | None) -> str:
     return moment.isoformat() if moment else "…"
 
 
-class Listed(msgspec.Struct, frozen=True, kw_only=True):
+class Listed(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A name or pattern, and the entries that may serve it."""
 
     name: str  # as written

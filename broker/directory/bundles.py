@@ -62,7 +62,11 @@ class Resource(msgspec.Struct, frozen=True, gc=False, eq=False):
 def resource_of(body: Json, url: str | None, file: str, place: str = "", *, foreign: bool = False) -> Resource:
     """A resource, cut down to what the directory looks at."""
     id = body.get("id")
-    raw = bytes(memoryview(orjson.dumps(_cut_down(body))))  # a copy: what orjson gives holds several KiB, however short
+    try:
+        written = orjson.dumps(_cut_down(body))
+    except TypeError:  # it reads deeper than it writes
+        raise Unreadable("a resource is nested too deeply") from None
+    raw = bytes(memoryview(written))  # a copy: what orjson gives holds several KiB, however short it is
     return Resource(raw, str(body.get("resourceType")), str(id) if id else None, url, file, place, foreign)
 
 

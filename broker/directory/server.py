@@ -157,6 +157,9 @@ class FhirServer:
             self._failed(str(error), error.retry_after)
         except TimeoutError:
             self._failed(f"it could not be read within {self._limits.time}", None)
+        except Exception:  # a bug that a server's answer brings to light costs this reading, and not the broker
+            log.exception("a source could not be read", source=self.source.shown)
+            self._failed("it could not be read, for a reason that is ours; the log says which", None)
         return False
 
     def _failed(self, why: str, retry_after: float | None) -> None:

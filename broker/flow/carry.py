@@ -18,7 +18,7 @@ from broker.flow.callers import Callers
 from broker.flow.here import Here
 from broker.flow.lane import Lane, Parcel
 from broker.flow.meter import Meter
-from broker.flow.plan import mailbox_of
+from broker.flow.plan import is_further, mailbox_of
 from broker.flow.settle import Schedule, Settling
 from broker.plugins import MAILBOX, Channels, is_mailbox
 from broker.store import (
@@ -132,7 +132,9 @@ class Carrying:
             return self._first(found.addresses, delivery.attempts, asking), ""
         if delivery.address in found.addresses:
             return delivery.address, ""
-        return found.addresses[0], ""
+        # Of several that are all served its own has changed; the first has a delivery of its own.
+        others = found.addresses[1:] if is_further(delivery.key) else ()
+        return (*others, *found.addresses)[0], ""
 
     def _first(self, addresses: Sequence[str], attempts: int, asking: str) -> str:
         """The next address after each failure, if its peer can be reached as far as we know."""

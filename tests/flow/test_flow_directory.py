@@ -126,3 +126,12 @@ async def test_change_of_another_name_wakes_nobody(post: Post) -> None:
     await waiting(post)
     await post.moves({**ENDPOINTS, B: "test://b/new"})
     assert len(post.script.sent) == 1
+
+
+async def test_second_of_several_addresses_moves_and_the_mailbox_has_it_once(opened: Opened) -> None:
+    """`["mailbox:", X]` becomes `["mailbox:", Y]`: what waited for X goes to Y, not into the mailbox again."""
+    post = await opened(endpoints={**ENDPOINTS, A: ["mailbox:", "test://a/in"]})
+    await waiting(post)
+    await post.moves({**ENDPOINTS, A: ["mailbox:", "test://b/new"]})
+    assert [one.address for one in post.script.sent] == ["test://a/in", "test://b/new"]
+    assert [entry.body for entry in await post.mail(A)] == [message()]

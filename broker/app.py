@@ -7,7 +7,7 @@ import gc
 import os
 import signal
 import socket
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -25,7 +25,7 @@ from broker.api.metrics import Metrics, add_metrics
 from broker.channel import Accept, ChannelSpec
 from broker.config import Settings
 from broker.config.installed import Installed
-from broker.core.address_pattern import AddressPattern, AddressPatterns
+from broker.core.address_pattern import AddressPattern, AddressPatterns, host_of, same_host
 from broker.core.fhir.header import Release
 from broker.core.ids import MessageIds
 from broker.core.rules import RuleSet
@@ -63,6 +63,7 @@ class Hosting:
     default_release: Release
     endpoint: str
     max_message: int
+    may_be_here: Callable[[str], bool]
     web: web.Application
 
 
@@ -96,8 +97,11 @@ class Broker:
             folder=settings.file.parent,
             file=str(settings.file),
             lines=settings.directory.lines,
+            copies=Path(f"{settings.store.path}.directory"),
         )
         self.rules = RuleSet(settings.routes)
+        written = (*settings.allow.response_url, *(rule.address for rule in settings.routes if rule.address))
+        self._own_hosts = frozenset(map(host_of, written))
         self.channels = Channels()
         self.callers = Callers()
         self.followers = Followers()
@@ -140,7 +144,7 @@ class Broker:
         """Returns once everything listens; raises OSError or ValueError where something cannot be had."""
         self._build()
         try:
-            await self.directory.reload()
+            await self.directory.start()
             self._report_problems(self.directory.problems)
             self.health = Health(
                 here=self.here, store=self.store, receiving=self.receiving, directory=self.directory,
@@ -184,8 +188,9 @@ class Broker:
     def _add_admin(self, app: web.Application) -> None:
         add_health(app, self.health, aliases=True)
         add_metrics(
-            app, self.metrics, store=self.store, delivering=self.delivering, callers=self.callers, now=self.here.now
-        )
+            app, self.metrics, store=self.store, delivering=self.delivering, callers=self.callers, now=self.here.now,
+            sources=lambda: self.directory.states,
+        )  # fmt: skip
         add_admin(
             app, here=self.here, store=self.store, directory=self.directory, rules=self.rules,
             defaults=self._settings.defaults, delivering=self.delivering, health=self.health,
@@ -201,6 +206,7 @@ class Broker:
                 default_release=self.here.release,
                 endpoint=self.here.endpoint,
                 max_message=self.here.max_message,
+                may_be_here=self._may_be_here,
                 web=app,
             )
             receiver = spec.receiver(its_settings, host) if spec.receiver else None
@@ -224,6 +230,10 @@ class Broker:
         task.add_done_callback(_watch)
         self._tasks.append(task)
 
+    def _may_be_here(self, host: str) -> bool:
+        """Whether a host that leads to this machine was written down, without `*`, by whoever runs this broker."""
+        return same_host(host) in self._own_hosts or same_host(host) in self.directory.current.hosts
+
     # -- what the directory says anew
 
     def _report_problems(self, problems: tuple[DirectoryProblem, ...]) -> None:
@@ -232,7 +242,7 @@ class Broker:
 
     async def directory_changed(self, old: Snapshot, new: Snapshot) -> int:
         """What waits for a name that changed is due at once; returns how many deliveries that is."""
-        changed = changed_names(old, new)
+        changed = await asyncio.to_thread(changed_names, old, new)
         if not changed:
             return 0
         waiting = await self.store.waiting_names()
@@ -260,6 +270,7 @@ class Broker:
             task.remove_done_callback(_watch)
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.directory.close()
         await self.delivering.drain(DRAIN)
         self.callers.tell_kept()
         for runner in reversed(self._runners):

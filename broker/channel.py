@@ -128,6 +128,10 @@ class Host(Protocol):
     max_message: int  # bytes
     web: Any  # the partner-facing aiohttp Application; a channel may add ways in to it
 
+    def may_be_here(self, host: str, /) -> bool:
+        """Whether a host that a sender connects to may be this machine or its own link (A-27)."""
+        ...
+
 
 class Receiver(Protocol):
     async def start(self) -> None: ...  # returns once it is listening

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime
 from itertools import islice
 from typing import Any
@@ -16,7 +17,7 @@ from broker.core.fhir.media import media_type
 from broker.core.fhir.read import read
 from broker.core.resolution import Lookup
 from broker.core.routing import Question
-from broker.directory import Entry, Listed, Snapshot, changed_names
+from broker.directory import Entry, Listed, Snapshot, SourceState, changed_names
 
 PAGE, MOST = 100, 1000
 
@@ -52,6 +53,7 @@ def looked_up(
     return {
         "name": name,
         "known": found.known,
+        "pending": found.pending,
         "how": found.how.value,
         "matched": found.matched,
         "addresses": list(found.addresses),
@@ -85,6 +87,18 @@ def _entry(entry: Entry, now: datetime) -> dict[str, Any]:
     }
 
 
+def state_of(state: SourceState) -> dict[str, Any]:
+    """A server that the directory is read from, and how old is what it said."""
+    return {
+        "source": state.source,
+        "state": state.freshness.value,
+        "resources": state.resources,
+        "read_at": state.read_at,
+        "age": None if state.age is None else round(state.age, 1),
+        "problem": state.problem,
+    }
+
+
 class Whereabouts:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
@@ -114,6 +128,7 @@ class Whereabouts:
         return as_json({
             "version": snapshot.version, "total": len(snapshot), "entries": lines,
             "next": reached if reached < len(snapshot) else None,
+            "sources": [state_of(one) for one in self._parts.directory.states],
         })  # fmt: skip
 
     async def lookup(self, request: web.Request) -> web.Response:
@@ -137,13 +152,11 @@ class Whereabouts:
     async def refresh(self, _request: web.Request) -> web.Response:
         """Reads the sources now; what waits for a name that changed is due at once."""
         directory = self._parts.directory
-        old = directory.current
-        new = await directory.reload()
-        woken = 0
-        if new.version != old.version and self._parts.changed is not None:
-            woken = await self._parts.changed(old, new)
-        changed = changed_names(old, new)
+        old, woken = await directory.refresh(self._parts.changed)
+        new = directory.current
+        changed = await asyncio.to_thread(changed_names, old, new)
         return as_json({
             "version": new.version, "names": len(new), "changed": len(changed.names),
             "patterns_changed": changed.patterns, "woken": woken, "problems": [str(one) for one in directory.problems],
+            "sources": [state_of(one) for one in directory.states],
         })  # fmt: skip

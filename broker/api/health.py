@@ -73,6 +73,9 @@ class Health:
         snapshot, problems = self._directory.current, self._directory.problems
         return {
             "ok": True, "version": snapshot.version, "names": len(snapshot), "problems": [str(one) for one in problems],
+            "sources": [
+                {"source": one.source, "state": one.freshness.value, "age": one.age} for one in self._directory.states
+            ],
         }  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 
 from broker import __version__
 from broker.api.admin_parts import CallersLike, DeliveringLike
+from broker.directory import Freshness, SourceState
 from broker.store import Counts, Store, StoreError, Waiting
 
 PREFIX = "fhir_broker"
@@ -220,6 +221,27 @@ class Standing:
         yield _by_lane("lane_closed", "Lanes whose peer is left alone for now.", ((name, 1) for name in closed))
 
 
+class Sources:
+    """The servers that the directory is read from: whether they could be read, and how old is what they said."""
+
+    def __init__(self, states: Callable[[], tuple[SourceState, ...]]) -> None:
+        self._states = states
+
+    def collect(self) -> Iterator[Metric]:
+        fresh = GaugeMetricFamily(
+            f"{PREFIX}_directory_source_fresh", "Whether it was read last time.", labels=["source"]
+        )
+        age = GaugeMetricFamily(
+            f"{PREFIX}_directory_source_age_seconds", "Since the source was last read well.", labels=["source"]
+        )
+        for one in self._states():
+            fresh.add_metric([one.source], one.freshness is Freshness.FRESH)
+            if one.age is not None:
+                age.add_metric([one.source], one.age)
+        yield fresh
+        yield age
+
+
 def _gauge(name: str, text: str, value: float) -> Metric:
     return GaugeMetricFamily(f"{PREFIX}_{name}", text, value=value)
 
@@ -239,10 +261,12 @@ def add_metrics(
     delivering: DeliveringLike,
     callers: CallersLike,
     now: Callable[[], datetime],
+    sources: Callable[[], tuple[SourceState, ...]],
 ) -> None:
     """Adds `/metrics`."""
     standing = Standing(store=store, delivering=delivering, callers=callers, now=now)
     metrics.registry.register(standing)
+    metrics.registry.register(Sources(sources))
 
     async def scrape(request: web.Request) -> web.Response:
         await standing.read()

@@ -134,8 +134,13 @@ _SCHEMAS: dict[str, Schema] = {
         "policy": {"type": ["object", "null"]},
     }),
     "DirectoryLine": _object({"name": _TEXT, "how": _TEXT, "entries": _list(_of("object"))}),
+    "DirectorySource": _object({
+        "source": _TEXT, "state": _of("string", enum=["unknown", "stale", "fresh"]), "resources": _NUMBER,
+        "read_at": _TIME0, "age": _or_null("number"), "problem": _TEXT0,
+    }),
     "Resolution": _object({
-        "name": _TEXT, "known": _YES, "how": _TEXT, "matched": _TEXT0, "addresses": _list(_TEXT), "first": _YES,
+        "name": _TEXT, "known": _YES, "pending": _YES, "how": _TEXT, "matched": _TEXT0,
+        "addresses": _list(_TEXT), "first": _YES,
         "state": _of("string", enum=["use", "hold", "none"]), "origin": _TEXT0, "reason": _TEXT0,
         "lookups": _list(_object({"how": _TEXT, "tried": _TEXT, "found": _TEXT0})), "nearest": _list(_TEXT),
         "directory": _TEXT,
@@ -262,7 +267,8 @@ _PATHS: dict[str, dict[str, Any]] = {
     "/admin/v1/directory": {
         "get": _operation("directory", "The lines of the directory in the order in which they are asked.",
                           _object({"version": _TEXT, "total": _NUMBER, "entries": _list(_ref("DirectoryLine")),
-                                   "next": _NUMBER0}), _AFTER, _limit(100, 1000)),
+                                   "next": _NUMBER0, "sources": _list(_ref("DirectorySource"))}),
+                          _AFTER, _limit(100, 1000)),
     },
     "/admin/v1/directory/lookup": {
         "get": _operation("lookup", "Where a name leads, and every step of the search.", _ref("Resolution"),
@@ -278,7 +284,7 @@ _PATHS: dict[str, dict[str, Any]] = {
     "/admin/v1/directory/refresh": {
         "post": _operation("refreshDirectory", "Reads the sources now.", _object({
             "version": _TEXT, "names": _NUMBER, "changed": _NUMBER, "patterns_changed": _YES, "woken": _NUMBER,
-            "problems": _list(_TEXT),
+            "problems": _list(_TEXT), "sources": _list(_ref("DirectorySource")),
         })),
     },
     "/health/live": {"get": _LIVE},

@@ -71,10 +71,22 @@ def directory(where: str, *, after: int, limit: int, say: Say) -> int:
         for entry in line["entries"]
     ]
     say.table(("NAME", "HOW", "ADDRESS", "STATE", "FROM"), rows, nothing="the directory is empty")
+    say_sources(page["sources"], say)
     say.line(f"{page['total']} names, version {page['version']}")
     if page["next"] is not None:
         say.line(f"more: fhir-broker directory ls --after {page['next']}")
     return Exit.OK
+
+
+def say_sources(sources: list[dict[str, Any]], say: Say) -> None:
+    """The servers that the directory is read from; what is not fresh stands out."""
+    for one in sources:
+        text = f"{one['source']}: {one['state']}, {one['resources']} resources"
+        if one["read_at"]:
+            text += f", read {at(one['read_at'])} ({one['age']:.0f} s ago)"
+        say.line(text, "" if one["state"] == "fresh" else "yellow")
+        if one["problem"]:
+            say.line(f"  {one['problem']}", "yellow")
 
 
 def lookup(where: str, name: str, *, say: Say) -> int:
@@ -112,6 +124,7 @@ def refresh(where: str, *, say: Say) -> int:
     say.line(f"{told['names']} names, version {told['version']}; {told['changed']} changed{wider}")
     if told["woken"]:
         say.line(f"{told['woken']} deliveries are due at once")
+    say_sources(told["sources"], say)
     for problem in told["problems"]:
         say.line(problem, "yellow")
     return Exit.OK

@@ -14,7 +14,6 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 from broker.config.kinds import (
     AbsoluteUri,
     AddressPatterns,
-    AnyTexts,
     BaseUrl,
     DottedName,
     Duration,
@@ -26,6 +25,7 @@ from broker.config.kinds import (
     Size,
     Span,
     Text,
+    Texts,
 )
 from broker.config.mistake import Wrong
 from broker.config.rules import PolicyForm, RuleForm
@@ -151,12 +151,64 @@ Way = Annotated[
 ]
 
 
+def _source(value: Any) -> Any:
+    """A source: the name of a file, the URL of a server, or a mapping that says more of a server."""
+    if isinstance(value, str):
+        return {"url": value}
+    if isinstance(value, dict):
+        return value
+    raise Wrong("must be the name of a file, the URL of a FHIR server, or {url: …, headers: …}")
+
+
+class Source(Form):
+    url: Text = Field(description="The FHIR base of a server; or, where nothing else is said, the name of a file.")
+    headers: dict[Text, Text] = Field(
+        default_factory=dict, description="What is sent along: `Authorization`, an API key; `${file:…}` for secrets."
+    )
+    ca: Text | None = Field(default=None, description="The authorities whose certificates it may show, PEM.")
+    cert: Text | None = Field(default=None, description="Our own certificate, where it asks for one, PEM.")
+    key: Text | None = Field(default=None, description="The private key of `cert`, PEM.")
+    types: Texts = Field(
+        default=(),
+        description="The resources that are read; absent: Endpoint, Organization, and of HealthcareService, Location "
+        "and OrganizationAffiliation those that it says it has.",
+    )
+
+
+_SOURCE = Annotated[Source, BeforeValidator(_source)]
+_SERVER = {
+    "type": "object",
+    "properties": {
+        "url": {"type": "string"},
+        "headers": {"type": "object", "additionalProperties": {"type": "string"}},
+        "ca": {"type": "string"},
+        "cert": {"type": "string"},
+        "key": {"type": "string"},
+        "types": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]},
+    },
+    "required": ["url"],
+    "additionalProperties": False,
+}
+_SOURCES_SCHEMA = WithJsonSchema(
+    {"anyOf": [{"type": "string"}, {"type": "array", "items": {"anyOf": [{"type": "string"}, _SERVER]}}]}
+)
+
+
+def _some_sources(value: Any) -> Any:
+    return [value] if isinstance(value, str | dict) else value
+
+
+Sources = Annotated[tuple[_SOURCE, ...], BeforeValidator(_some_sources), _SOURCES_SCHEMA]
+
+
 class Directory(Form):
     refresh: Span = Field(
         default=timedelta(minutes=15), description="How often the sources are read again; a file that changes, at once."
     )
-    sources: AnyTexts = Field(
-        default=(), description="Files that say who lives where: YAML, or FHIR Bundles; `*` in a name is any."
+    sources: Sources = Field(
+        default=(),
+        description="What says who lives where: files (YAML, or FHIR Bundles; `*` in a name is any), and FHIR servers "
+        "by the URL of their base, or as `{url: …}` with `headers`, `ca`, `cert`, `key` and `types`.",
     )
     endpoints: dict[str, Way] = Field(
         default_factory=dict,

@@ -17,6 +17,7 @@ from broker.config.listening import listen
 from broker.config.places import Place, Steps
 from broker.config.rules import MatchForm, PolicyForm, RuleForm
 from broker.core.policy import DEFAULT, Match, Policy, Rule
+from broker.directory.source import ServerSource
 
 Values = TypeVar("Values", bound=msgspec.Struct)
 
@@ -89,9 +90,23 @@ def _directory(form: forms.Directory, root: Place, folder: Path) -> settings.Dir
     places: Steps = ("directory", "endpoints")
     return settings.Directory(
         refresh=form.refresh,
-        sources=tuple(source if "://" in source else str(absolute(source, folder)) for source in form.sources),
+        sources=tuple(_source(source, folder) for source in form.sources),
         endpoints=MappingProxyType({name: _whereto(way) for name, way in form.endpoints.items()}),
         lines=MappingProxyType({name: root.at((*places, name)).named[0] for name in form.endpoints}),
+    )
+
+
+def _source(form: forms.Source, folder: Path) -> str | ServerSource:
+    if "://" not in form.url and form.model_fields_set == {"url"}:
+        return str(absolute(form.url, folder))
+    ca, cert, key = (absolute(path, folder) if path else None for path in (form.ca, form.cert, form.key))
+    return ServerSource(
+        url=form.url.rstrip("/"),
+        headers=tuple(form.headers.items()),
+        ca=ca,
+        cert=cert,
+        key=key,
+        types=form.types,
     )
 
 

@@ -117,7 +117,6 @@ _LISTED = WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items
 _SOME = Field(min_length=1)  # an empty list would match everything, or nothing: say neither
 Networks = Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], ONE_OR_MORE, _LISTED]
 Strings = Annotated[tuple[str, ...], ONE_OR_MORE, _LISTED]
-AnyTexts = Annotated[tuple[Text, ...], ONE_OR_MORE, _LISTED]
 Texts = Annotated[tuple[Text, ...], _SOME, ONE_OR_MORE, _LISTED]
 Names = Annotated[tuple[Name, ...], _SOME, ONE_OR_MORE, _LISTED]
 NamePatterns = Annotated[tuple[NamePattern, ...], _SOME, ONE_OR_MORE, _LISTED]

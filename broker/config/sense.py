@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from broker.config.listening import Listen, listen
 from broker.config.mistake import Mistake, Wrong, did_you_mean
 from broker.config.places import Steps
 from broker.config.settings import Whereto
+from broker.config.source_sense import sources
 from broker.config.subject import Subject
 from broker.core.addressing import name_key
 from broker.core.tls import ClientCertificate, Tls
@@ -19,7 +19,7 @@ from broker.directory.written import DIRECT, read_endpoints
 
 def contradictions(subject: Subject) -> list[Mistake]:
     """Everything but the rules and policies."""
-    looks = (_limits, _store, _channels, _listeners, _certificates, _parties, _sources, _endpoints)
+    looks = (_limits, _store, _channels, _listeners, _certificates, _parties, sources, _endpoints)
     return [mistake for look in looks for mistake in look(subject)]
 
 
@@ -127,21 +127,6 @@ def _parties(subject: Subject) -> Iterator[Mistake]:
                 text = f"`{shown}` is owned by {owner[endpoint]} already"
                 yield subject.mistake((*path, "endpoints", index), text, "one owner; others may relay for it")
             owner.setdefault(endpoint, party.name)
-
-
-def _sources(subject: Subject) -> Iterator[Mistake]:
-    for index, source in enumerate(subject.settings.directory.sources):
-        path: Steps = ("directory", "sources", index)
-        shown = subject.root.at(path).shown
-        if "://" in source:
-            yield subject.mistake(
-                path, f"the source `{shown}`: a directory server is not in this release", "name a file"
-            )
-        elif not glob.has_magic(source):
-            if not Path(source).is_file():
-                yield subject.mistake(path, f"the source `{shown}`: there is no such file")
-        elif not glob.has_magic(str(Path(source).parent)) and not Path(source).parent.is_dir():
-            yield subject.warning(path, f"the source `{shown}`: there is no such folder")
 
 
 def _endpoints(subject: Subject) -> Iterator[Mistake]:

@@ -14,6 +14,7 @@ import msgspec
 from broker.config.mistake import Mistake
 from broker.core.fhir.header import Release
 from broker.core.policy import Policy, Rule
+from broker.directory.source import ServerSource
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,7 +66,7 @@ Whereto = str | tuple[str, ...] | Mapping[str, tuple[str, ...]]
 
 class Directory(msgspec.Struct, frozen=True, kw_only=True):
     refresh: timedelta
-    sources: tuple[str, ...] = ()  # absolute paths, with `*` as written
+    sources: tuple[str | ServerSource, ...] = ()  # files: absolute paths, with `*` as written
     # In the order of the file: an address, all of a list, `{first: …}`, or `direct`.
     endpoints: Mapping[str, Whereto] = MappingProxyType({})
     lines: Mapping[str, int] = MappingProxyType({})  # where each of them stands, for explanations

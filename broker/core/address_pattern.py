@@ -111,6 +111,23 @@ def _unescape(match: re.Match[str]) -> str:
     return chr(byte) if byte in _UNRESERVED else match[0].upper()
 
 
+def host_of(text: str) -> str:
+    """The host that an address or a pattern names literally, in one spelling; nothing where it has none or a `*`."""
+    authority = re.split(r"[/?#]", text.partition("://")[2], maxsplit=1)[0].rpartition("@")[2]
+    host = authority[1:].partition("]")[0] if authority.startswith("[") else authority.partition(":")[0]
+    return "" if "*" in host else same_host(host)
+
+
+def same_host(host: str) -> str:
+    """Two hosts are the same where this is: case, a dot at the end and the spelling of an IPv6 address do not count."""
+    if ":" in host:
+        try:
+            return ipaddress.IPv6Address(host).compressed
+        except ValueError:
+            return host.lower()
+    return host.lower().rstrip(".")
+
+
 class AddressPattern(msgspec.Struct, frozen=True):
     """`scheme://host[:port]/path`, where the host may begin with `*.` and the path may end in `/*`.
 

@@ -107,6 +107,12 @@ class NoRoute(Refusal):
     code, id = "not-found", "unknown-destination"
 
 
+class NotKnownYet(NoRoute):
+    """A source of the directory that may know the destination has never been read: later, please."""
+
+    code, id, who = "transient", "directory-not-known-yet", Who.BROKER
+
+
 class LoopDetected(Refusal):
     code, id = "business-rule", "loop"
 

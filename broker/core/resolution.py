@@ -47,6 +47,7 @@ class Resolution(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     state: State = State.NONE
     origin: str = ""  # file:line, or file and resource
     reason: str = ""
+    pending: bool = False  # a source that may know the name has not been read yet
 
     @property
     def known(self) -> bool:

@@ -13,7 +13,7 @@ import msgspec
 
 from broker.core.addressing import name_key, shown
 from broker.core.fhir.header import Header
-from broker.core.outcome import NoRoute, Problem, Refusal, RefusedByRule, Who
+from broker.core.outcome import NoRoute, NotKnownYet, Problem, Refusal, RefusedByRule, Who
 from broker.core.policy import Policy, Rule
 from broker.core.resolution import Lookup, Resolution, State, Whereabouts
 from broker.core.rules import Facts, RuleSet
@@ -21,8 +21,9 @@ from broker.core.rules import Facts, RuleSet
 __all__ = ["Decision", "Facts", "Question", "Route", "RuleSet", "Witness", "decide"]
 
 # Who sends is told which file says so, and not where on our disk it lies.
-_FOLDER = re.compile(r"^.*/(?=[^/:]+\.(?:json|ya?ml)\b)")
+_FOLDER = re.compile(r"^(?:https?://\S+: |.*/(?=[^/:]+\.(?:json|ya?ml)\b))")  # nor which server we ask
 _HEADER = "Bundle.entry[0].resource"
+_NOT_KNOWN_AGAIN = 15.0  # seconds: the longest that passes between two looks at a source that nothing is known of
 _HINTS = 3  # searches for a similar name per message: they cost a hundred times a lookup
 
 
@@ -76,9 +77,13 @@ class Route(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return not self.accepted
 
     def refusal(self) -> Refusal:
-        """What the sender of a refused message is told: the first problem, and the others beside it."""
-        first, *others = self.problems
-        kind = RefusedByRule if first.id == RefusedByRule.id else NoRoute
+        """What the sender of a refused message is told: the first problem, and the others beside it.
+
+        What may succeed later goes before all others: who hears `never` does not come again.
+        """
+        first, *others = sorted(self.problems, key=lambda problem: problem.id != NotKnownYet.id)
+        later = first.id == NotKnownYet.id
+        kind = RefusedByRule if first.id == RefusedByRule.id else NotKnownYet if later else NoRoute
         return kind(
             first.text,
             code=first.code,
@@ -86,6 +91,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             who=first.who,
             expression=first.expression,
             diagnostics=first.diagnostics,
+            retry_after=_NOT_KNOWN_AGAIN if later else None,
             also=tuple(others),
         )
 
@@ -108,7 +114,22 @@ def decide(
     witness: Witness | None = None,
 ) -> Route:
     """One decision per destination; rules are matched once for each, or once with none where none is named."""
-    return Route.of(_Deciding(question, rules, directory, defaults, witness).all())
+    return _held_where_not_known(Route.of(_Deciding(question, rules, directory, defaults, witness).all()))
+
+
+def _held_where_not_known(route: Route) -> Route:
+    """A message that is taken for its other destinations waits for those that nobody can say anything of yet."""
+    if len(route.accepted) in (0, len(route.decisions)):
+        return route
+    return Route.of(tuple([_hold(one) if _is_pending(one) else one for one in route.decisions]))
+
+
+def _is_pending(decision: Decision) -> bool:
+    return decision.problem is not None and decision.problem.id == NotKnownYet.id
+
+
+def _hold(decision: Decision) -> Decision:
+    return msgspec.structs.replace(decision, problem=None, hold=True)
 
 
 def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -244,6 +265,8 @@ class _Deciding:
         where = self._expression(name, named=named)
         if found.known:
             return _unusable(name, found, where, said_by)
+        if found.pending:
+            return _not_known_yet(name, found, where, said_by)
         nearest: tuple[str, ...] = ()
         if self._hints:
             self._hints -= 1
@@ -295,6 +318,17 @@ def _unknown(
         text=f"{_subject(name, said_by)} is not in the directory: {found.reason}.{near} "
         "Check how it is written, or have the operator add it.",
         who=Who.BROKER if said_by else Who.SENDER,
+        expression=where,
+    )
+
+
+def _not_known_yet(name: str, found: Resolution, where: tuple[str, ...], said_by: Rule | None) -> Problem:
+    return Problem(
+        code=NotKnownYet.code,
+        id=NotKnownYet.id,
+        text=f"{_subject(name, said_by)} is not in the directory as far as it is known: {found.reason}. "
+        "The directory is not known yet; send the message again in a moment.",
+        who=NotKnownYet.who,
         expression=where,
     )
 

@@ -100,18 +100,49 @@ class _Names:
         return bits
 
 
+class _Starts:
+    """Beginnings of values, any length of them; asked once for each different length, not for each rule."""
+
+    def __init__(self) -> None:
+        self._bits: dict[str, int] = {}
+        self._lengths: tuple[int, ...] = ()
+
+    def add(self, start: str, bit: int) -> None:
+        self._bits[start] = self._bits.get(start, 0) | bit
+        self._lengths = tuple(sorted({*self._lengths, len(start)}))
+
+    def of(self, value: str) -> int:
+        bits = 0
+        for length in self._lengths:
+            start = value[:length]  # of a shorter value the whole, which no longer beginning equals
+            if start in self._bits:
+                bits |= self._bits[start]
+        return bits
+
+
 class _Globs:
-    """Patterns with `*` anywhere; the answer for a value that comes often is remembered."""
+    """Patterns with `*` anywhere; the answer for a value that comes often is remembered.
+
+    Those with one `*`, at their end, cost no more where they are many: a header may be another one in each message.
+    """
 
     def __init__(self, wanted: Wanted) -> None:
         self._literal = _Exact({n: tuple(v for v in values if "*" not in v) for n, values in wanted.items()})
-        self._globs = tuple((compile_glob(v), 1 << n) for n, vs in wanted.items() for v in vs if "*" in v)
+        self._starts = _Starts()
+        globs = []
+        for number, patterns in wanted.items():
+            for pattern in patterns:
+                if pattern.find("*") == len(pattern) - 1:
+                    self._starts.add(pattern[:-1], 1 << number)
+                elif "*" in pattern:
+                    globs.append((compile_glob(pattern), 1 << number))
+        self._globs = tuple(globs)
         self._memory: dict[str, int] = {}
 
     def of(self, value: str) -> int:
         bits = self._memory.get(value)
         if bits is None:
-            bits = self._literal.of(value)
+            bits = self._literal.of(value) | self._starts.of(value)
             for fits, bit in self._globs:
                 if fits(value):
                     bits |= bit

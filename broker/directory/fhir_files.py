@@ -9,19 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
 
 import msgspec
-import orjson
 
 from broker.core.addressing import name_key, shown
 from broker.core.fhir.header import Format, Release
 from broker.core.resolution import How, State
+from broker.directory.bundles import Json, Resource, list_of, resource_of, text_of
 from broker.directory.problem import DirectoryProblem
 from broker.directory.snapshot import Entry, Listed
-from broker.directory.written import Unreadable
-
-Json = dict[str, Any]
 
 # Resources whose identifiers name a party, with the element that points to the parent (A-25: only partOf is said to
 # be asked when a party has no endpoint of its own).
@@ -52,56 +48,10 @@ _MIME_VERSION = re.compile(r"fhirversion\s*=\s*\"?([0-9]+\.[0-9]+)", re.IGNORECA
 _INSTANT = re.compile(r"([0-9]{4})(?:-([0-9]{2})(?:-([0-9]{2})(T.+)?)?)?")
 
 
-class Resource(NamedTuple):
-    """A resource and where it came from."""
-
-    body: Json
-    url: str | None  # fullUrl
-    file: str
-    place: str = ""  # in its Bundle
-
-    @property
-    def kind(self) -> str:
-        return str(self.body.get("resourceType"))
-
-    @property
-    def reference(self) -> str:
-        return f"{self.kind}/{self.body.get('id')}"
-
-    @property
-    def origin(self) -> str:
-        return f"{self.file}: {self.reference if self.body.get('id') else self.url or self.place or self.kind}"
-
-
-def read_resources(data: bytes, *, file: str) -> tuple[Resource, ...]:
-    """The resources of a Bundle, or the one that a file is; Unreadable for what is neither."""
-    try:
-        body = orjson.loads(data.removeprefix(b"\xef\xbb\xbf"))
-    except orjson.JSONDecodeError as error:
-        raise Unreadable(f"this is no JSON: {error.msg}", error.lineno) from None
-    if not isinstance(body, dict) or not isinstance(body.get("resourceType"), str):
-        raise Unreadable("this is no FHIR resource: it has no resourceType")
-    if body["resourceType"] != "Bundle":
-        return (Resource(body, None, file),)
-    return tuple(
-        Resource(entry["resource"], _text(entry.get("fullUrl")), file, f"entry[{number}]")
-        for number, entry in enumerate(_list(body.get("entry")))
-        if isinstance(entry, dict) and isinstance(entry.get("resource"), dict)
-    )
-
-
 def read_pool(resources: Iterable[Resource]) -> tuple[tuple[Listed, ...], tuple[DirectoryProblem, ...]]:
     """The names that these resources give, each with the entries that reach it."""
     pool = _Pool(tuple(resources))
     return pool.listed(), tuple(pool.problems)
-
-
-def _list(value: object) -> list[Any]:
-    return value if isinstance(value, list) else [] if value is None else [value]
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
 
 
 class _Pool:
@@ -109,94 +59,109 @@ class _Pool:
         self.problems: list[DirectoryProblem] = []
         self._resources = resources
         self._by_url: dict[str, Resource] = {}
-        self._by_reference: dict[str, list[Resource]] = {}
-        self._entries: dict[int, Entry | None] = {}  # by id() of an Endpoint's body
-        self._affiliations: dict[int, list[Resource]] = {}  # by id() of the participating organisation's body
+        # Tuples, not lists: there are a hundred thousand of them, and the collector need not look at tuples of these.
+        self._by_reference: dict[str, tuple[Resource, ...]] = {}
+        self._contained: dict[tuple[int, str], Resource] = {}  # by id() of what contains it
+        self._entries: dict[int, Entry | None] = {}  # by id() of an Endpoint
+        self._affiliations: dict[int, list[Resource]] = {}  # by id() of the participating organisation
         self._missing: dict[str, list[str]] = {}  # by file
         for resource in resources:
             if resource.url:
                 self._by_url.setdefault(resource.url, resource)
-            self._by_reference.setdefault(resource.reference, []).append(resource)
+            self._by_reference[resource.reference] = (*self._by_reference.get(resource.reference, ()), resource)
 
     def listed(self) -> tuple[Listed, ...]:
         for resource in self._resources:
-            if resource.kind == _AFFILIATION and resource.body.get("active") is not False:
-                for other in self._targets(resource, "participatingOrganization", "Organization"):
-                    self._affiliations.setdefault(id(other.body), []).append(resource)
-        names: dict[str, tuple[str, dict[object, Entry]]] = {}
+            if resource.kind == _AFFILIATION and (body := resource.body).get("active") is not False:
+                for other in self._targets(resource, "participatingOrganization", "Organization", body):
+                    self._affiliations.setdefault(id(other), []).append(resource)
+        names: dict[str, tuple[str, Entry]] = {}  # by key: as it is written first, and its first entry
+        several: dict[str, dict[object, Entry]] = {}  # of those that have more
         for resource in self._resources:
             for name, entry in self._named(resource):
-                _, entries = names.setdefault(name_key(name), (name, {}))
-                entries.setdefault((entry.origin, entry.addresses, entry.distance), entry)
+                key = name_key(name)
+                _, first = names.setdefault(key, (name, entry))
+                if first is not entry:
+                    entries = several.setdefault(key, {_way(first): first})
+                    entries.setdefault(_way(entry), entry)
         self._report_missing()
-        return tuple(
-            Listed(name=name, how=How.EXACT, entries=tuple(entries.values())) for name, entries in names.values()
-        )
+        return tuple([
+            Listed(name=name, how=How.EXACT, entries=tuple(several[key].values()) if key in several else (first,))
+            for key, (name, first) in names.items()
+        ])  # fmt: skip
 
     def _named(self, resource: Resource) -> Iterator[tuple[str, Entry]]:
         """Names, and for each the entries by which it is reached."""
         if resource.kind == "Endpoint":
             entry = self._entry(resource)
-            own = self._own_names(resource)
             if entry is not None:
-                yield from ((name, entry) for name in own)
-        elif resource.kind in _PARTIES and resource.body.get("active") is not False:
-            entries = tuple(self._reaching(resource))
-            owner = _text(resource.body.get("name"))
-            for name in _identifiers(resource.body):
+                yield from ((name, entry) for name in self._own_names(resource, entry))
+        elif resource.kind in _PARTIES:
+            body = resource.body
+            if body.get("active") is False:
+                return
+            entries = tuple(self._reaching(resource, body))
+            owner = text_of(body.get("name"))
+            for name in _identifiers(body):
                 for entry in entries:
                     yield name, msgspec.structs.replace(entry, owner=owner)
 
-    def _own_names(self, resource: Resource) -> tuple[str, ...]:
+    def _own_names(self, resource: Resource, entry: Entry) -> tuple[str, ...]:
         """The identifiers of an Endpoint, and its http(s) URL, which a reference to it would say (M-4)."""
         url = resource.url
-        names = _identifiers(resource.body)
-        return (*names, url) if url and url.startswith(("http://", "https://")) else names
+        return (*entry.names, url) if url and url.startswith(("http://", "https://")) else entry.names
 
-    def _reaching(self, party: Resource) -> Iterator[Entry]:
+    def _reaching(self, party: Resource, body: Json) -> Iterator[Entry]:
         """Its own Endpoints, its ancestors', those of its affiliations: all, each with its distance (A-25)."""
-        step, seen = party, {id(party.body)}
+        step, seen = party, {id(party)}
         for distance in range(_GENERATIONS):
-            for endpoint in self._targets(step, "endpoint", "Endpoint"):
+            for endpoint in self._targets(step, "endpoint", "Endpoint", body):
                 entry = self._entry(endpoint)
                 if entry is not None:
                     yield entry if distance == 0 else msgspec.structs.replace(entry, distance=distance)
             parent = _PARTIES.get(step.kind)
-            above = next(self._targets(step, parent, step.kind), None) if parent else None
-            if above is None or id(above.body) in seen:
+            above = next(self._targets(step, parent, step.kind, body), None) if parent else None
+            if above is None or id(above) in seen:
                 break
-            seen.add(id(above.body))
-            step = above
-        for affiliation in self._affiliations.get(id(party.body), ()):
-            for endpoint in self._targets(affiliation, "endpoint", "Endpoint"):
+            seen.add(id(above))
+            step, body = above, above.body
+        for affiliation in self._affiliations.get(id(party), ()):
+            for endpoint in self._targets(affiliation, "endpoint", "Endpoint", affiliation.body):
                 entry = self._entry(endpoint)
                 if entry is not None:
                     yield msgspec.structs.replace(entry, distance=_AFFILIATED)
 
-    def _targets(self, resource: Resource, element: str, kind: str) -> Iterator[Resource]:
-        for reference in _list(resource.body.get(element)):
-            text = _text(reference.get("reference")) if isinstance(reference, dict) else None
+    def _targets(self, resource: Resource, element: str, kind: str, body: Json) -> Iterator[Resource]:
+        for reference in list_of(body.get(element)):
+            text = text_of(reference.get("reference")) if isinstance(reference, dict) else None
             if text is None:
                 continue
-            found = self._target(resource, text)
+            found = self._inside(resource, text, body) if text.startswith("#") else self._target(resource, text)
             if found is not None and found.kind == kind:
                 yield found
             else:
                 self._missing.setdefault(resource.file, []).append(text)
 
+    def _inside(self, resource: Resource, reference: str, body: Json) -> Resource | None:
+        """What a resource contains; the same object each time, since entries are known by theirs."""
+        known = self._contained.get((id(resource), reference))
+        if known is not None:
+            return known
+        for one in list_of(body.get("contained")):
+            if isinstance(one, dict) and one.get("id") == reference[1:]:
+                found = resource_of(one, None, f"{resource.origin}{reference}", foreign=resource.foreign)
+                self._contained[id(resource), reference] = found
+                return found
+        return None
+
     def _target(self, resource: Resource, reference: str) -> Resource | None:
-        if reference.startswith("#"):
-            for one in _list(resource.body.get("contained")):
-                if isinstance(one, dict) and one.get("id") == reference[1:]:
-                    return Resource(one, None, f"{resource.origin}{reference}")
-            return None
         if reference in self._by_url:
             return self._by_url[reference]
         if resource.url and "://" not in reference:  # relative to the server it came from
             base = resource.url.removesuffix("/" + resource.reference)
             if f"{base}/{reference}" in self._by_url:
                 return self._by_url[f"{base}/{reference}"]
-        candidates = self._by_reference.get(reference, [])
+        candidates = self._by_reference.get(reference, ())
         own = [one for one in candidates if one.file == resource.file]
         fitting = own or candidates
         # Two of one id: which was meant is a guess, and a guess sends a message to a stranger.
@@ -212,14 +177,14 @@ class _Pool:
         self.problems.append(DirectoryProblem(file=file, text=text))
 
     def _entry(self, endpoint: Resource) -> Entry | None:
-        key = id(endpoint.body)
+        key = id(endpoint)
         if key not in self._entries:
             self._entries[key] = self._read_entry(endpoint)
         return self._entries[key]
 
     def _read_entry(self, endpoint: Resource) -> Entry | None:
         body, origin = endpoint.body, endpoint.origin
-        address = _text(body.get("address"))
+        address = text_of(body.get("address"))
         if address is None or not _URI.fullmatch(address) or _INSIDE.match(address):
             self._problem(origin, f"the address {shown(address or '')!r} is none that an Endpoint may have")
             return None
@@ -241,9 +206,10 @@ class _Pool:
             formats=_formats(mimes),
             payload=_payload(body),
             connection=_connection(codes),
-            id=str(body.get("id", "")),
+            id=endpoint.id or "",
             origin=origin,
-            headers=tuple(one for one in _list(body.get("header")) if isinstance(one, str)),
+            headers=tuple(one for one in list_of(body.get("header")) if isinstance(one, str)),
+            foreign=endpoint.foreign,
         )
 
     def _status(self, body: Json, origin: str) -> tuple[State, str]:
@@ -260,7 +226,7 @@ class _Pool:
             return None, None
         moments: list[datetime | None] = []
         for element, after in (("start", False), ("end", True)):
-            text = _text(period.get(element))
+            text = text_of(period.get(element))
             try:
                 moments.append(instant(text, after=after) if text else None)
             except (ValueError, OverflowError):
@@ -269,12 +235,17 @@ class _Pool:
         return moments[0], moments[1]
 
 
+def _way(entry: Entry) -> object:
+    """What two entries share that are the same way to somebody."""
+    return entry.origin, entry.addresses, entry.distance
+
+
 def _identifiers(body: Json) -> tuple[str, ...]:
     names = []
-    for identifier in _list(body.get("identifier")):
+    for identifier in list_of(body.get("identifier")):
         if not isinstance(identifier, dict):
             continue
-        system, value = _text(identifier.get("system")), _text(identifier.get("value"))
+        system, value = text_of(identifier.get("system")), text_of(identifier.get("value"))
         if value and system:
             names.append(value if system == "urn:ietf:rfc:3986" else f"{system}|{value}")
         elif value and _URI.fullmatch(value):  # "7" without a system would be everybody's name
@@ -284,9 +255,9 @@ def _identifiers(body: Json) -> tuple[str, ...]:
 
 def _codes(concepts: object) -> Iterator[str]:
     """The codes of a Coding, a CodeableConcept, or lists of them: R4 and R5 differ just there."""
-    for concept in _list(concepts):
+    for concept in list_of(concepts):
         if isinstance(concept, dict):
-            for coding in (concept, *_list(concept.get("coding"))):
+            for coding in (concept, *list_of(concept.get("coding"))):
                 if isinstance(coding, dict) and isinstance(coding.get("code"), str):
                     yield coding["code"]
 
@@ -303,7 +274,7 @@ def _connection(codes: tuple[str, ...]) -> int:
 def _payload_parts(body: Json) -> Iterator[tuple[object, object]]:
     """Types and MIME types, of R4's two lists or of R5's one."""
     yield body.get("payloadType"), body.get("payloadMimeType")
-    for part in _list(body.get("payload")):
+    for part in list_of(body.get("payload")):
         if isinstance(part, dict):
             yield part.get("type"), part.get("mimeType")
 
@@ -316,7 +287,7 @@ def _payload(body: Json) -> int:
 
 
 def _mime_types(body: Json) -> tuple[str, ...]:
-    return tuple(mime.lower() for _, mimes in _payload_parts(body) for mime in _list(mimes) if isinstance(mime, str))
+    return tuple(mime.lower() for _, mimes in _payload_parts(body) for mime in list_of(mimes) if isinstance(mime, str))
 
 
 def _releases(body: Json, mimes: tuple[str, ...]) -> tuple[Release, ...]:
@@ -324,7 +295,7 @@ def _releases(body: Json, mimes: tuple[str, ...]) -> tuple[Release, ...]:
     versions = [match[1] for mime in mimes for match in _MIME_VERSION.finditer(mime)]
     versions += [
         ".".join(str(extension.get("valueCode", "")).split(".")[:2])
-        for extension in _list(body.get("extension"))
+        for extension in list_of(body.get("extension"))
         if isinstance(extension, dict) and extension.get("url") == _FHIR_VERSION
     ]
     known = {release.value: release for release in Release}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import heapq
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -12,7 +13,7 @@ from functools import cached_property
 
 import msgspec
 
-from broker.core.address_pattern import AddressPattern, AddressPatterns
+from broker.core.address_pattern import AddressPattern, AddressPatterns, host_of
 from broker.core.addressing import LONGEST_SHOWN, PrefixTable, is_prefix_pattern, name_key, prefix_of
 from broker.core.fhir.header import Format, Release
 from broker.core.resolution import How, Lookup, Resolution, State
@@ -27,7 +28,7 @@ class Mode(Enum):
     FIRST = "first"  # the next when one is down
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
+class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One way to reach whoever has these names: a line of configuration, or an Endpoint resource."""
 
     names: tuple[str, ...]  # as written
@@ -46,6 +47,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     origin: str = ""  # file:line, or file and resource
     headers: tuple[str, ...] = ()  # Endpoint.header: kept, not used yet
     owner: str | None = None  # name of the organisation, for people
+    foreign: bool = False  # a server elsewhere says so: it may not lead to this machine (A-27)
 
     def state_at(self, now: datetime) -> State:
         """Outside its period it is as good as off (A-22)."""
@@ -63,7 +65,7 @@ def _day(moment: datetime | None) -> str:
     return moment.isoformat() if moment else "…"
 
 
-class Listed(msgspec.Struct, frozen=True, kw_only=True):
+class Listed(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A name or pattern, and the entries that may serve it."""
 
     name: str  # as written
@@ -74,7 +76,15 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True):
 class Snapshot:
     """What is listed first wins, where two lines mean the same names."""
 
-    def __init__(self, listed: Iterable[Listed] = (), aliases: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        listed: Iterable[Listed] = (),
+        aliases: Mapping[str, str] | None = None,
+        *,
+        not_known: tuple[str, ...] = (),
+    ) -> None:
+        """`not_known`: sources that nobody has read yet, so that a name that no other knows may be theirs."""
+        self.not_known = not_known
         self._exact: dict[str, Listed] = {}
         prefixes: dict[str, Listed] = {}
         self._direct: dict[str, Listed] = {}  # by the text of its pattern
@@ -98,8 +108,8 @@ class Snapshot:
             {prefix_of(a): name for a, name in self._aliases.items() if is_prefix_pattern(a)}
         )
         self._settled: dict[str, Resolution] = {}  # by key; at most one for each exact line
-        self._keys = sorted(self._exact)
-        self._backwards = sorted(key[::-1] for key in self._exact)
+        self._keys = _sorted(list(self._exact))
+        self._backwards = _sorted([key[::-1] for key in self._exact])
 
     @cached_property
     def version(self) -> str:
@@ -108,7 +118,22 @@ class Snapshot:
         for line in self.names():
             digest.update(msgspec.json.encode(line))
         digest.update(msgspec.json.encode(sorted(self._aliases.items())))
+        if self.not_known:
+            digest.update(msgspec.json.encode(self.not_known))
         return digest.hexdigest()[:12]
+
+    @cached_property
+    def hosts(self) -> frozenset[str]:
+        """The hosts that those who run this broker have written down: these may be this machine itself (A-27)."""
+        found = {
+            host
+            for line in self.names()
+            for entry in line.entries
+            if not entry.foreign
+            for address in (entry.addresses or (line.name,))  # of a direct pattern, the pattern
+            if (host := host_of(address))
+        }
+        return frozenset(found)
 
     def __len__(self) -> int:
         return len(self._exact) + len(self._prefixes) + len(self._direct) + (self._default is not None)
@@ -116,6 +141,10 @@ class Snapshot:
     def names(self) -> Iterator[Listed]:
         """All that is listed, in the order in which it is asked: exact, prefixes, direct, default."""
         yield from self._exact.values()
+        yield from self.patterns()
+
+    def patterns(self) -> Iterator[Listed]:
+        """Those lines that stand for more than one name."""
         yield from self._prefixes.values()
         yield from self._direct.values()
         if self._default is not None:
@@ -141,6 +170,9 @@ class Snapshot:
             if settled is not None:
                 return settled
         line = self.find(name, lookups=lookups)
+        if self.not_known and (line is None or line.how is How.DEFAULT):
+            # The default gateway is for names that nobody knows, and that cannot be said of this one yet.
+            return Resolution(reason=self._not_yet(), pending=True)
         if line is None:
             return Resolution(reason=self._nothing_found())
         if line.how is How.DIRECT:
@@ -208,6 +240,9 @@ class Snapshot:
             return name_key(target[:-1] + rest)
         return None
 
+    def _not_yet(self) -> str:
+        return "no source that was read has this name, and one that may have it could not be read yet"
+
     def _nothing_found(self) -> str:
         missing = ["no entry has this name"]
         if self._prefixes:
@@ -226,6 +261,15 @@ class Snapshot:
         around = _around(self._keys, key) + [back[::-1] for back in _around(self._backwards, key[::-1])]
         like = difflib.get_close_matches(key, dict.fromkeys(around), n=_HINTS, cutoff=_LIKE)
         return tuple(self._exact[one].name for one in like)
+
+
+_RUN = 8_000  # keys sorted in one go: some milliseconds, in which the interpreter does nothing else
+
+
+def _sorted(keys: list[str]) -> list[str]:
+    if len(keys) <= _RUN:
+        return sorted(keys)
+    return list(heapq.merge(*(sorted(keys[start : start + _RUN]) for start in range(0, len(keys), _RUN))))
 
 
 def _around(ordered: list[str], key: str) -> list[str]:
@@ -287,9 +331,10 @@ class Changed:
     def __init__(self, old: Snapshot, new: Snapshot) -> None:
         self._old, self._new = old, new
         before, after = old._exact, new._exact
-        self.names = frozenset(
-            key for key in before.keys() | after.keys() if _differ(before.get(key), after.get(key))
-        )  # keys
+        # Loops rather than sets of all keys: a hundred thousand at once would hold up everything else.
+        names = {key for key, line in after.items() if _differ(before.get(key), line)}
+        names.update(key for key in before if key not in after)
+        self.names = frozenset(names)  # keys
         self.patterns = _wider(old) != _wider(new)  # prefixes, direct, default or aliases: any name may be meant
 
     def __bool__(self) -> bool:
@@ -299,7 +344,10 @@ class Changed:
         """Whether this name is now found otherwise than before."""
         if not self.patterns and not self._new.aliases:
             return name_key(name) in self.names
-        return _differ(self._old.find(name), self._new.find(name))
+        old, new = self._old.find(name), self._new.find(name)
+        if self._old.not_known and not self._new.not_known and (old is None or old.how is How.DEFAULT):
+            return True  # nobody could say whose it was
+        return _differ(old, new)
 
 
 def changed_names(old: Snapshot, new: Snapshot) -> Changed:
@@ -308,8 +356,8 @@ def changed_names(old: Snapshot, new: Snapshot) -> Changed:
 
 
 def _wider(snapshot: Snapshot) -> tuple[object, ...]:
-    lines = [(line.how, line.name, _substance(line)) for line in snapshot.names() if line.how is not How.EXACT]
-    return (lines, dict(snapshot.aliases))
+    lines = [(line.how, line.name, _substance(line)) for line in snapshot.patterns()]
+    return (lines, dict(snapshot.aliases), bool(snapshot.not_known))
 
 
 def _differ(old: Listed | None, new: Listed | None) -> bool:

@@ -100,8 +100,17 @@ def refused(position: int, deliveries: Sequence[Delivery], result: Refused, step
     )
 
 
-def deferred(position: int, delivery: Delivery, result: Deferred, step: Step, *, now: datetime, dice: float) -> End:
-    """Tried again in time, or given up where that would be past the expiry."""
+def deferred(
+    position: int,
+    delivery: Delivery,
+    result: Deferred,
+    step: Step,
+    *,
+    now: datetime,
+    dice: float,
+    lane: str | None = None,
+) -> End:
+    """Tried again in time, or given up where that would be past the expiry; `lane`: of the peer that is next."""
     due = next_attempt(
         delivery.attempts + 1,
         now=now,
@@ -119,6 +128,7 @@ def deferred(position: int, delivery: Delivery, result: Deferred, step: Step, *,
         step=step,
         due=due,
         address=delivery.address,
+        lane=lane,
     )
     return End(change=change, outcome=None)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 import structlog
@@ -18,9 +18,9 @@ from broker.flow.callers import Callers
 from broker.flow.here import Here
 from broker.flow.lane import Lane, Parcel
 from broker.flow.meter import Meter
-from broker.flow.plan import mailbox_of
+from broker.flow.plan import is_further, mailbox_of
 from broker.flow.settle import Schedule, Settling
-from broker.plugins import Channels, is_mailbox
+from broker.plugins import MAILBOX, Channels, is_mailbox
 from broker.store import (
     Change,
     Delivery,
@@ -98,7 +98,7 @@ class Carrying:
             return deliveries
         here = []
         for delivery in deliveries:
-            address, reason = self._address(delivery, parcel.message, directory, now)
+            address, reason = self._address(delivery, parcel.message, directory, now, lane.name)
             if address is not None and not is_mailbox(address) and not self._lane_name(address):
                 address, reason = None, "no channel that runs carries its address"
             if address is None:
@@ -119,7 +119,7 @@ class Carrying:
         return here
 
     def _address(
-        self, delivery: Delivery, message: Message, directory: Whereabouts, now: datetime
+        self, delivery: Delivery, message: Message, directory: Whereabouts, now: datetime, asking: str
     ) -> tuple[str | None, str]:
         if delivery.fixed or not delivery.destination:
             return delivery.address or None, "it has no address"
@@ -129,14 +129,48 @@ class Carrying:
         if found.state is not Standing.USE or not found.addresses:
             if message.fate is not Fate.MESSAGE and delivery.address:
                 return delivery.address, ""  # the way back was decided once: a response-url, a hop
+            if message.fate is not Fate.MESSAGE and not found.known and not found.pending:
+                return MAILBOX, ""  # it had waited until the directory was known
             return None, found.reason or "the directory does not know the destination now"
         if found.first:
-            turn = delivery.attempts % len(found.addresses)  # the next when one is down
-            order = (*found.addresses[turn:], *found.addresses[:turn])
-            return next((a for a in order if is_mailbox(a) or self._schedule.is_open(self._lane_name(a))), order[0]), ""
+            return self._first(found.addresses, delivery.attempts, asking), ""
         if delivery.address in found.addresses:
             return delivery.address, ""
-        return found.addresses[0], ""
+        # Of several that are all served its own has changed; the first has a delivery of its own.
+        others = found.addresses[1:] if is_further(delivery.key) else ()
+        return (*others, *found.addresses)[0], ""
+
+    def _first(self, addresses: Sequence[str], attempts: int, asking: str) -> str:
+        """The next address after each failure, if its peer can be reached as far as we know."""
+        turn = attempts % len(addresses)
+        order = (*addresses[turn:], *addresses[:turn])
+        for address in order:
+            name = self._lane_name(address)
+            # a closed lane asks for one delivery only, to see whether its peer is back: that one stays there
+            if is_mailbox(address) or name == asking or self._schedule.is_open(name):
+                return address
+        return order[0]
+
+    def turn_away(self, lane: Lane, position: int, deliveries: Sequence[Delivery], message: Message) -> None:
+        """What came to a lane that is closed and has another address goes there, and does not wait for this peer."""
+        now = self._here.now()
+        for delivery in deliveries:
+            address = self._next(delivery, message, delivery.attempts, now)
+            name = self._lane_name(address) if address else lane.name
+            if name != lane.name:
+                change = attempts.moved(position, delivery, address, name, now=now)
+                self._settling.put_back(lane, delivery, change, name)
+
+    def _next(self, delivery: Delivery, message: Message, attempts: int, now: datetime) -> str:
+        """The address that is its turn, of those that have several of which one is enough; else nothing."""
+        if delivery.fixed or not delivery.destination:
+            return ""
+        found = self._directory().resolve(
+            delivery.destination, release=message.header.release, format=message.header.format, now=now
+        )
+        if found.state is not Standing.USE or not found.first or len(found.addresses) < 2:
+            return ""
+        return self._first(found.addresses, attempts, "")
 
     def _lane_name(self, address: str) -> str:
         if is_mailbox(address):
@@ -183,4 +217,19 @@ class Carrying:
             result = Deferred(note="the channel failed; its log says why")
         took = clock() - started
         self._meter.attempted(lane.name.partition(":")[0], ENDS[type(result)], took)
-        await self._settling.ended(lane, parcel, deliveries, result, at=at, took=took)
+        if isinstance(result, Deferred) and result.of_peer:
+            await self._failed(lane, parcel, deliveries, result, at=at, took=took)
+        else:
+            await self._settling.ended(lane, parcel, deliveries, result, at=at, took=took)
+
+    async def _failed(
+        self, lane: Lane, parcel: Parcel, deliveries: list[Delivery], result: Deferred, *, at: datetime, took: float
+    ) -> None:
+        """The peer's trouble: who has another address tries that next, and so do those that stand behind it here."""
+        message, behind = parcel.message, lane.ready
+        after = {d.number: self._next(d, message, d.attempts + 1, at) for d in deliveries}
+        turned = {number: self._lane_name(address) for number, address in after.items() if address}
+        await self._settling.ended(lane, parcel, deliveries, result, at=at, took=took, turned=turned)
+        if not lane.is_open:
+            for one in behind:
+                self.turn_away(lane, one.position, one.deliveries, one.message)

@@ -88,8 +88,9 @@ class Delivering:
         return lane
 
     def is_open(self, name: str) -> bool:
+        """Whether a delivery that could go elsewhere is to go here."""
         lane = self.lanes.get(name)
-        return lane is None or lane.is_open
+        return lane is None or lane.is_open or lane.wants_probe()
 
     def is_in_memory(self, position: int, number: int) -> bool:
         return any((position, number) in lane.known for lane in self.lanes.values())
@@ -150,6 +151,8 @@ class Delivering:
             if not name or not lane.offer(Parcel(position, deliveries, message, kept_body, version)):
                 lane.due_at(min(delivery.due for delivery in deliveries))
                 self._poke.set()
+                if lane.closed_until is not None and lane.closed_until > now:  # while this was written; not to probe it
+                    self._carrying.turn_away(lane, position, deliveries, message)
         if kept.released:
             self.released(kept.released)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import structlog
 
@@ -64,6 +64,7 @@ class Lane:
         self.ends = False  # the broker stops: what is under way is finished, nothing is begun
         self.held_back = False  # something due at once stands in the store only
         self._troubles = 0
+        self._probed_until = datetime.min.replace(tzinfo=UTC)
         self._now = now
         self._attempt = attempt
         self._start = start
@@ -83,6 +84,11 @@ class Lane:
     @property
     def waiting(self) -> int:
         return len(self._ready)
+
+    @property
+    def ready(self) -> tuple[Parcel, ...]:
+        """What is in memory and not begun."""
+        return tuple(self._ready)
 
     @property
     def has_room(self) -> bool:
@@ -221,6 +227,17 @@ class Lane:
             log.info("lane open", lane=self.name)
             self.closed_until, self.reason = None, ""
             self._more(self)
+
+    def wants_probe(self) -> bool:
+        """Whether one delivery is to come here, to see if the peer is back; says so once each time.
+
+        What has several addresses would otherwise never find out that the first works again.
+        """
+        now = self._now()
+        if self.closed_until is None or self.closed_until > now or self.known or now < self._probed_until:
+            return False
+        self._probed_until = now + self.policy.probe
+        return True
 
     @property
     def limit(self) -> int:

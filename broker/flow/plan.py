@@ -126,6 +126,11 @@ def stream_of(policy: Policy, message: Message, destination: str) -> bytes | Non
     return None if key is None else key.stream(destination)
 
 
+def is_further(key: str) -> bool:
+    """Whether a delivery serves a second or later address of a destination all of whose addresses are served."""
+    return "\n" in key and not key.endswith("\nreturn")  # which is one more way back of a response
+
+
 def mailbox_of(address: str, name: str) -> str | None:
     """The key of the mailbox that an address means; `mailbox:NAME` is NAME's, `mailbox:` the destination's."""
     if not is_mailbox(address):

@@ -245,10 +245,12 @@ class Responding:
 
     def _address_back(self, request: Message) -> tuple[str | None, Resolution | None]:
         """Where a response goes, and the directory's word for it where it came from there."""
+        pending = None
         if request.response_url is not None and self._planning.can_use(request.response_url):
             return request.response_url, None
         if request.source is not None:
             found = self._look_up(request.source)
+            pending = found if found.pending else None
             # the default gateway is for strangers' names, and who sends through us is none
             if self._leads_back(found) and found.how is not How.DEFAULT:
                 return self._planning.choose(found.addresses), found
@@ -256,6 +258,8 @@ class Responding:
             found = self._look_up(request.envelope.via[-1])
             if self._leads_back(found):
                 return self._planning.choose(found.addresses), None
+        if pending is not None:  # it may have an address: whether it reads a mailbox instead is not known yet
+            return "", pending
         return (MAILBOX if request.source is not None else None), None
 
     def _leads_back(self, found: Resolution) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 from typing import Protocol
 
 import structlog
@@ -100,8 +101,10 @@ class Settling:
         *,
         at: datetime,
         took: float,
+        turned: Mapping[int, str] = MappingProxyType({}),
     ) -> None:
-        """What an attempt came to, for the deliveries that left in it."""
+        """What an attempt came to, for the deliveries that left in it; `turned`: in which lanes those wait now that
+        have another address."""
 
         def told(event: Event, note: str, *, left: bool = True) -> Step:
             return Step(
@@ -118,7 +121,8 @@ class Settling:
                 lane.fine()
             now, dice = self._here.now(), self._here.dice()  # once for all: what left together leaves together again
             for delivery in deliveries:
-                end = attempts.deferred(position, delivery, result, step, now=now, dice=dice)
+                to = turned.get(delivery.number)
+                end = attempts.deferred(position, delivery, result, step, now=now, dice=dice, lane=to)
                 self.settle(lane, [delivery], parcel.message, end)
             return
         lane.fine()
@@ -224,7 +228,8 @@ class Settling:
             self._schedule.released(settled.released)
         if end.outcome is None:
             if end.change.due is not None:
-                lane.due_at(max(end.change.due, lane.closed_until or end.change.due))
+                to = lane if end.change.lane is None else self._schedule.lane(end.change.lane)
+                to.due_at(max(end.change.due, to.closed_until or end.change.due))
                 self._schedule.poke()
             return
         self._count(deliveries[0], end, position)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Callable
 from datetime import timedelta
 
 import msgspec
 from yarl import URL
 
-from plugins.http.dial import Origin, dial
+from plugins.http.dial import Origin, anywhere, dial
 from plugins.http.exchange import Allowed, Connection, NoAnswer, Response, Trouble
 
 IDLE = 30.0  # seconds a connection is kept; below the 60 after which many servers and balancers drop it
@@ -47,8 +48,15 @@ def fields_of(*headers: tuple[str, str]) -> str:
 class Client:
     """Keeps connections by origin; whoever finished last is used next, so that what is too many grows idle."""
 
-    def __init__(self, *, client_ca: str | None = None, idle: float = IDLE) -> None:
+    def __init__(
+        self,
+        *,
+        client_ca: str | None = None,
+        idle: float = IDLE,
+        may_be_here: Callable[[str], bool] = anywhere,
+    ) -> None:
         self._client_ca = client_ca
+        self._may_be_here = may_be_here
         self._idle = idle
         self._context: ssl.SSLContext | None = None
         self._kept: dict[Origin, list[Connection]] = {}  # the one that was used last is last
@@ -123,7 +131,8 @@ class Client:
         def build() -> Connection:
             return Connection(lambda one: self._keep(origin, one), lambda one: self._lose(origin, one))
 
-        connection = await dial(origin, build, self._tls() if origin.tls else None, seconds)
+        context = self._tls() if origin.tls else None
+        connection = await dial(origin, build, context, seconds, may_be_here=self._may_be_here)
         if self._gone is not None:
             connection.abort()
             raise NoAnswer(Trouble.NO_CONNECTION, "this broker is stopping")

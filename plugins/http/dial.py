@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine
 from itertools import chain, zip_longest
 from typing import NamedTuple
 
+from broker.core.inside import is_inside
 from plugins.http.exchange import Connection, NoAnswer, Trouble
 
 STAGGER = 0.25  # seconds until the next address is tried beside one that is silent (RFC 8305, section 5)
@@ -24,13 +25,26 @@ class Origin(NamedTuple):
     tls: bool
 
 
+def anywhere(_host: str) -> bool:
+    return True
+
+
 async def dial(
-    origin: Origin, build: Callable[[], Connection], context: ssl.SSLContext | None, seconds: float
+    origin: Origin,
+    build: Callable[[], Connection],
+    context: ssl.SSLContext | None,
+    seconds: float,
+    *,
+    may_be_here: Callable[[str], bool] = anywhere,
 ) -> Connection:
-    """A connection that is ready to be written to; raises `NoAnswer`, and ValueError for a host that is no name."""
+    """A connection that is ready to be written to; raises `NoAnswer`, and ValueError for a host that is no name.
+
+    `may_be_here`: whether a host may be this machine or its own link. What was looked up is checked, and that
+    very address connected to, so that a name which means something else a moment later changes nothing (A-27).
+    """
     try:
         async with asyncio.timeout(seconds):
-            return await _dial(origin, build, context, seconds)
+            return await _dial(origin, build, context, seconds, may_be_here)
     except socket.gaierror:
         raise NoAnswer(Trouble.NO_NAME) from None
     except ssl.SSLCertVerificationError:
@@ -46,7 +60,11 @@ async def dial(
 
 
 async def _dial(
-    origin: Origin, build: Callable[[], Connection], context: ssl.SSLContext | None, seconds: float
+    origin: Origin,
+    build: Callable[[], Connection],
+    context: ssl.SSLContext | None,
+    seconds: float,
+    may_be_here: Callable[[str], bool],
 ) -> Connection:
     loop = asyncio.get_running_loop()
 
@@ -65,6 +83,10 @@ async def _dial(
         )[1]
 
     places = await _places(origin)
+    if any(is_inside(ip) for ip, _ in places) and not may_be_here(origin.host):
+        places = [place for place in places if not is_inside(place[0])]
+        if not places:
+            raise NoAnswer(Trouble.INSIDE)
     return await to(places[0]) if len(places) == 1 else await _first(places, to)
 
 

@@ -22,6 +22,10 @@ class Trouble(StrEnum):
     """Why there is no answer."""
 
     NO_NAME = "the host's name could not be resolved"
+    INSIDE = (
+        "the host is this machine or its own link, where only a host may be that an address or a pattern of this "
+        "broker's operator names, without `*`"
+    )
     NO_CONNECTION = "no connection"
     NO_CONNECTION_IN_TIME = "no connection in time"
     CERTIFICATE = "TLS: the certificate is not valid for the host"

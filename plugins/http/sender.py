@@ -30,7 +30,14 @@ LARGEST_ANSWER = 32 * 1024 * 1024  # a response message may be as large as a mes
 LARGEST_REASON = 1024 * 1024  # of an answer that is no 2xx: an OperationOutcome, or an error page nobody reads
 BESIDE_THE_LOOP = 64 * 1024  # packed bytes that may take longer to unpack than anybody else should wait
 NOT_LEFT = frozenset(
-    {Trouble.NO_NAME, Trouble.NO_CONNECTION, Trouble.NO_CONNECTION_IN_TIME, Trouble.CERTIFICATE, Trouble.HANDSHAKE}
+    {
+        Trouble.NO_NAME,
+        Trouble.INSIDE,
+        Trouble.NO_CONNECTION,
+        Trouble.NO_CONNECTION_IN_TIME,
+        Trouble.CERTIFICATE,
+        Trouble.HANDSHAKE,
+    }
 )
 
 Attempted = Delivered | Deferred | Refused
@@ -42,7 +49,7 @@ class HttpSender:
     def __init__(self, settings: HttpSettings, host: Host) -> None:
         self._own = tuple(_own_urls(host.base_url, settings.listen))
         self._user_agent = settings.user_agent
-        self._client = Client(client_ca=settings.client_ca)
+        self._client = Client(client_ca=settings.client_ca, may_be_here=host.may_be_here)
         self._target = lru_cache(maxsize=1024)(self._find_target)  # addresses are few, attempts are many
         self._begin = Remembered[str](self._begin_of)  # as are media types
 

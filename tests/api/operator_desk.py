@@ -255,7 +255,7 @@ async def operator_desk(
     )  # fmt: skip
     app = web.Application()
     add_health(app, health, aliases=True)
-    add_metrics(app, metrics, store=store, delivering=delivering, callers=callers, now=here.now)
+    add_metrics(app, metrics, store=store, delivering=delivering, callers=callers, now=here.now, sources=lambda: ())
     add_admin(
         app, here=here, store=store, directory=directory, rules=ruleset, defaults=DEFAULT, delivering=delivering,
         health=health, changed=changed,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from config_desk import BROKER, Desk
 
+from broker.directory import ServerSource
+
 PARTIES = "parties: {north: {endpoints: urn:x:north}}\n"
 
 
@@ -124,9 +126,55 @@ def test_sources_that_are_named_must_be_there_and_patterns_need_their_folder(des
     ]
 
 
-def test_a_directory_server_is_not_in_this_release(desk: Desk) -> None:
-    (said,) = desk.mistakes("directory: {sources: [https://directory.example/fhir]}\n")
-    assert "a directory server is not in this release" in said
+def test_a_server_is_a_source_by_its_base(desk: Desk) -> None:
+    assert desk.warnings("directory: {sources: [https://directory.example/fhir, 'http://127.0.0.1:9/fhir']}\n") == []
+    assert desk.warnings("directory: {sources: https://directory.example/fhir/}\n") == []
+    (said,) = desk.warnings("directory: {sources: 'http://directory.example/fhir'}\n")
+    assert "is read without TLS" in said
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("ftp://directory.example/", "is no FHIR server (write https://host/path)"),
+        ("https:///fhir", "is no FHIR server (write https://host/path)"),
+        ("https://u:p@directory.example/fhir", "must not hold a user or password (headers: {Authorization: …})"),
+        ("https://directory.example/fhir?x=1", "must be the base of a FHIR server, without a query"),
+    ],
+)
+def test_a_server_that_cannot_be_asked_is_a_mistake(desk: Desk, source: str, said: str) -> None:
+    (mistake,) = desk.mistakes(f"directory: {{sources: ['{source}']}}\n")
+    assert mistake.endswith(said)
+    assert "u:p" not in mistake
+
+
+def test_this_broker_is_no_source_of_its_own(desk: Desk) -> None:
+    (said,) = desk.mistakes("directory: {sources: ['http://127.0.0.1:8080/fhir/R4']}\n")
+    assert "is this broker itself" in said
+
+
+def test_more_can_be_said_of_a_server(desk: Desk) -> None:
+    (desk.folder / "token").write_text("abc\n")
+    (desk.folder / "ca.pem").write_text("")
+    source = "{url: 'https://d.example/fhir/', headers: {Authorization: 'Bearer ${file:token}'}, ca: ca.pem}"
+    settings = desk.load(f"directory: {{sources: [{source}, 'https://e.example']}}\n")
+    first, second = settings.directory.sources
+    assert first == ServerSource(
+        url="https://d.example/fhir", headers=(("Authorization", "Bearer abc"),), ca=desk.folder / "ca.pem"
+    )
+    assert second == ServerSource(url="https://e.example")
+
+
+def test_what_is_wrong_with_a_server_is_named_where_it_stands(desk: Desk) -> None:
+    source = "{url: 'https://d.example', headers: {Host: x, X-Key: \"a\\tb\"}, cert: gone.pem, types: [Endpont]}"
+    assert desk.mistakes(f"directory: {{sources: [{source}, 'https://d.example']}}\n") == [
+        "`cert` and `key` belong together: one of them is missing",
+        "`Host` is no header that may be set here",
+        "the value of `X-Key` has characters that no header has, or several lines",
+        "`cert`: there is no file `gone.pem`",
+        "`Endpont` is no resource that says how somebody is reached (did you mean Endpoint?)",
+        "the source `https://d.example` is here twice",
+    ]
 
 
 # --- endpoints and addresses ------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.core.fhir.header import Destination, Event, Format, Header, Identifier, Release, ResponseLink
-from broker.core.outcome import NoRoute, RefusedByRule, Who
+from broker.core.outcome import NoRoute, NotKnownYet, RefusedByRule, Who
 from broker.core.policy import DEFAULT, Match, Policy, Rule
 from broker.core.resolution import How, Lookup, Resolution, State
 from broker.core.routing import Decision, Question, Route, RuleSet, decide
@@ -130,6 +130,26 @@ def test_the_directory_hears_the_release_and_format_of_the_message() -> None:
     only(question("a"), directory=directory)
     only(question("a", header=None), directory=directory)
     assert directory.asked == [("a", Release.R4, Format.JSON), ("a", None, None)]
+
+
+PENDING = Resolution(pending=True, reason="one source could not be read yet")
+
+
+def test_what_may_be_known_later_is_refused_for_now() -> None:
+    none = route(question("unknown", "perhaps"), directory=Places({"perhaps": PENDING}))
+    refusal = none.refusal()
+    assert isinstance(refusal, NotKnownYet)
+    assert refusal.retry_after is not None
+    assert [problem.id for problem in refusal.problems] == ["directory-not-known-yet", "unknown-destination"]
+    assert (refusal.problem.code, refusal.problem.who) == ("transient", Who.BROKER)
+    assert refusal.problem.expression == ("Bundle.entry[0].resource.destination[1].endpoint",)
+
+
+def test_an_accepted_message_waits_where_nobody_can_say_anything_yet() -> None:
+    places = Places({"a": "https://a.example", "perhaps": PENDING})
+    a, perhaps, unknown = route(question("a", "perhaps", "unknown"), directory=places).decisions
+    assert (perhaps.problem, perhaps.hold, perhaps.addresses) == (None, True, ())
+    assert (a.hold, unknown.problem is not None and unknown.problem.id) == (False, "unknown-destination")
 
 
 def test_a_message_is_refused_only_if_no_destination_can_be_reached() -> None:

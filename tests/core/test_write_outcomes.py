@@ -95,6 +95,7 @@ STATUSES = [
     (outcome.NotAllowed("x", code="expired"), 401),
     (outcome.NoRoute("x"), 404),
     (outcome.NoRoute("x", id="no-usable-address"), 422),
+    (outcome.NotKnownYet("x"), 503),
     (outcome.LoopDetected("x"), 422),
     (outcome.RefusedByRule("x"), 422),
     (outcome.NotFound("x"), 404),

@@ -111,12 +111,6 @@ def test_a_file_that_a_pattern_no_longer_finds_is_gone(tmp_path: Path) -> None:
     assert [str(problem) for problem in directory.problems] == ["*.yaml: no file has a name like this"]
 
 
-def test_a_server_is_no_source_yet() -> None:
-    directory = Directory({}, ["https://directory.example/fhir"])
-    directory.load()
-    assert "not in this release" in str(directory.problems[0])
-
-
 def test_before_the_first_load_the_configuration_is_known() -> None:
     assert address(Directory({"a": "mailbox:"}).current) == "mailbox:"
 
@@ -189,13 +183,13 @@ async def test_nothing_is_told_while_nothing_changes(tmp_path: Path) -> None:
     await directory.reload()
     before = directory.current
     polled = threading.Semaphore(0)
-    stale = directory._is_stale
+    stale = directory._files.is_stale
 
     def counted() -> bool:
         polled.release()
         return stale()
 
-    directory._is_stale = counted  # type: ignore[method-assign]
+    directory._files.is_stale = counted  # type: ignore[method-assign]
     task = asyncio.create_task(directory.watch(timedelta(0), lambda old, new: pytest.fail("nothing changed")))
     for _ in range(3):
         assert await asyncio.to_thread(polled.acquire, timeout=10)

@@ -11,7 +11,8 @@ import pytest
 
 from broker.core.fhir.header import Format, Release
 from broker.directory import Directory, DirectoryProblem, Snapshot, State
-from broker.directory.fhir_files import instant, message_address, read_pool, read_resources
+from broker.directory.bundles import read_resources
+from broker.directory.fhir_files import instant, message_address, read_pool
 from broker.directory.written import Unreadable
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
@@ -375,3 +376,9 @@ def test_all_real_directories_load_together_and_answer() -> None:
     assert party.addresses == ("https://msg.int.spine2.ncrs.nhs.uk/reliablemessaging/intermediary/$process-message",)
     service = found.resolve("https://fhir.nhs.uk/Id/dos-service-id%7C1000099999", now=NOW)
     assert service.addresses == ("https://myService.nhs.uk/Base/Address/$process-message",)
+
+
+@pytest.mark.parametrize("depth", [300, 900, 2000])
+def test_a_resource_that_is_nested_too_deeply_is_unreadable_and_nothing_worse(depth: int) -> None:
+    with pytest.raises(Unreadable):
+        read_resources(b'{"resourceType": "Organization", "name": %s%s}' % (b"[" * depth, b"]" * depth), file="f")

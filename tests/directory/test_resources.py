@@ -15,7 +15,8 @@ from fhir.resources.R4B.organization import Organization as OrganizationR4B
 
 from broker.core.fhir.header import Release
 from broker.directory import Directory, Snapshot, as_fhir
-from broker.directory.fhir_files import read_pool, read_resources
+from broker.directory.bundles import read_resources
+from broker.directory.fhir_files import read_pool
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
 CORPUS = Path(__file__).parents[1] / "corpus" / "directory"

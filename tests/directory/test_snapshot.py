@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from broker.core.fhir.header import Format, Release
 from broker.directory import Directory, Entry, How, Listed, Lookup, Snapshot, State, changed_names
+from broker.directory.snapshot import _sorted
+from broker.directory.written import read_endpoints
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
 HER = "urn:oid:2.16.578.1.12.4.1.2"
@@ -273,3 +275,28 @@ def test_a_lookup_costs_as_much_among_a_hundred_thousand_as_among_ten() -> None:
         return best
 
     assert cost(100_000) < 5 * cost(10)
+
+
+def test_hosts_are_those_that_somebody_here_wrote_down() -> None:
+    """A-27: neither what a wildcard means nor what a server elsewhere says."""
+    written = read_endpoints(
+        {"a": "https://A.example/x", "b": ["mailbox:", "http://[::1]:8/"], "http://c.example:9/*": "direct",
+         "https://*.d.example/*": "direct", "https://e.example/in": "direct"},
+        file="x",
+    ).listed  # fmt: skip
+    entry = Entry(names=("f",), addresses=("http://127.0.0.1/",), foreign=True)
+    found = Snapshot((*written, Listed(name="f", how=How.EXACT, entries=(entry,))))
+    assert found.hosts == {"a.example", "::1", "c.example", "e.example"}
+
+
+def test_a_name_that_was_not_known_yet_is_changed_once_it_is() -> None:
+    default = read_endpoints({"*": "https://gateway.example"}, file="x").listed
+    changed = changed_names(Snapshot(default, not_known=("https://d.example",)), Snapshot(default))
+    assert changed.concerns("urn:x:1")
+    assert not changed_names(Snapshot(default), Snapshot(default)).concerns("urn:x:1")
+    assert Snapshot(default, not_known=("x",)).version != Snapshot(default).version
+
+
+def test_many_keys_are_sorted_as_few_are() -> None:
+    keys = [f"urn:x:{number * 7919 % 20_011}" for number in range(20_011)]
+    assert _sorted(keys) == sorted(keys)

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from flow_post import ACCEPTED, ENDPOINTS, A, B, Opened, Post, message, policy
+import pytest
+from flow_post import (
+    ACCEPTED,
+    ENDPOINTS,
+    SENDER,
+    A,
+    B,
+    Opened,
+    Post,
+    answered_with,
+    message,
+    policy,
+    response,
+)  # fmt: skip
 
 from broker.channel import Deferred
 from broker.core.answer import AnswerKind
@@ -11,6 +24,7 @@ from broker.core.policy import Match, Rule
 from broker.core.resolution import How, Resolution
 from broker.core.resolution import State as Standing
 from broker.directory import Snapshot
+from broker.directory.written import read_endpoints
 
 LATER = Deferred(note="500", status=500)
 
@@ -126,3 +140,29 @@ async def test_change_of_another_name_wakes_nobody(post: Post) -> None:
     await waiting(post)
     await post.moves({**ENDPOINTS, B: "test://b/new"})
     assert len(post.script.sent) == 1
+
+
+async def test_second_of_several_addresses_moves_and_the_mailbox_has_it_once(opened: Opened) -> None:
+    """`["mailbox:", X]` becomes `["mailbox:", Y]`: what waited for X goes to Y, not into the mailbox again."""
+    post = await opened(endpoints={**ENDPOINTS, A: ["mailbox:", "test://a/in"]})
+    await waiting(post)
+    await post.moves({**ENDPOINTS, A: ["mailbox:", "test://b/new"]})
+    assert [one.address for one in post.script.sent] == ["test://a/in", "test://b/new"]
+    assert [entry.body for entry in await post.mail(A)] == [message()]
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["with an address", "in no source"])
+async def test_response_waits_until_its_way_back_is_known(opened: Opened, known: bool) -> None:
+    """A source that was never read may know where the request came from: a mailbox may be one that nobody reads."""
+    post = await opened(endpoints={A: "test://a/in"})
+    listed = read_endpoints({A: "test://a/in"}, file="x").listed
+    post.directory.current = Snapshot(listed, not_known=("https://directory.example",))
+    post.script.says("test://a/in", answered_with(response()))
+    await post.send(message(), asynchronous=True)
+    await post.rest()
+    assert ((await post.one(2)).state, await post.mail()) == (State.WAITING, ())
+    await post.moves({A: "test://a/in", **({SENDER: "test://b/back"} if known else {})})
+    await post.later(seconds=31)
+    assert (await post.one(2)).state is State.DONE
+    assert [one.address for one in post.script.sent[1:]] == (["test://b/back"] if known else [])
+    assert [entry.body for entry in await post.mail()] == ([] if known else [response()])

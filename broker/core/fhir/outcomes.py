@@ -71,6 +71,7 @@ _BY_ID = {
     "not-acceptable": 406,
     "method-not-allowed": 405,
     "no-usable-address": 422,  # known, but nothing to connect to
+    "directory-not-known-yet": 503,
     "expired-on-arrival": 422,
     "too-many-requests": 429,
 }

@@ -49,6 +49,7 @@ class ScriptedHost:
     endpoint: str = "urn:oid:9.9.9"
     max_message: int = 1_000_000
     web: Any = None
+    may_be_here: Callable[[str], bool] = lambda host: True
     answer: Any = None
     arrivals: list[Arrival] = field(default_factory=list)
 

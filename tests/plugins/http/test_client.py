@@ -756,7 +756,7 @@ async def test_peer_that_does_not_wait_for_the_request(peer, post, client, greet
 def test_connection_that_was_lost_while_it_was_made_is_no_connection(monkeypatch):
     """Its loss is told before anybody holds it; to wait for an answer on it would be to wait for the time limit."""
 
-    async def lost(origin, build, context, seconds):
+    async def lost(origin, build, context, seconds, **more):
         connection = build()
         connection.connection_made(Wire())
         connection.connection_lost(None)

@@ -5,8 +5,6 @@ Loops are refused here, before duplicates are looked for, since a message that c
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import structlog
 
 from broker.channel import Arrival
@@ -17,18 +15,16 @@ from broker.core.identity import identity
 from broker.core.message import DIGEST, digest_text
 from broker.core.outcome import (
     BadRequest,
-    Busy,
     Expired,
     LoopDetected,
     NotAllowed,
     Refusal,
-    StoreUnavailable,
-    TooLarge,
     Who,
 )
 from broker.flow.accept import Accepting
 from broker.flow.callers import Caller
 from broker.flow.here import Here
+from broker.flow.intake import Intake
 from broker.flow.letter import Letter, message_of, opened
 from broker.flow.meter import Meter
 from broker.store import StoreError
@@ -44,15 +40,13 @@ class Receiving:
         *,
         here: Here,
         accepting: Accepting,
-        free: Callable[[], int],
+        intake: Intake,
         meter: Meter,
     ) -> None:
         self._here = here
         self._accepting = accepting
-        self._free = free
+        self._intake = intake
         self._meter = meter
-        self._in_flight = 0  # bytes
-        self.draining = False
 
     async def __call__(self, arrival: Arrival) -> Answer:
         self._meter.received(arrival.channel)
@@ -74,32 +68,22 @@ class Receiving:
         try:
             return await self._accepting.take(letter)
         except StoreError as error:
-            raise StoreUnavailable(
-                "the message could not be stored; send it again later", retry_after=10, diagnostics=str(error)
-            ) from error
+            raise self._intake.failed(error) from error
 
     async def _within_limits(self, arrival: Arrival) -> Answer | Caller:
-        size = len(arrival.body)
-        self._check_room(size)
-        self._in_flight += size
+        """Bounds what is being taken in at once; a body that came in pieces was counted while it came."""
+        intake, hold, size = self._intake, arrival.hold, len(arrival.body)
+        if hold is not None:
+            intake.check_store()
+            try:
+                return await self._take(await self._open(arrival))
+            finally:
+                hold.let_go()
+        intake.enter(size)
         try:
             return await self._take(await self._open(arrival))
         finally:
-            self._in_flight -= size
-
-    def _check_room(self, size: int) -> None:
-        """Bounds what is being taken in at once; beyond, and below the disk's reserve, the sender hears "later"."""
-        here = self._here
-        if self.draining:
-            raise Busy("the broker is stopping; send the message again in a moment", id="stopping", retry_after=5)
-        if size > here.max_message:
-            raise TooLarge(f"the message has {size} bytes, the limit is {here.max_message}")
-        if self._in_flight and self._in_flight + size > here.in_flight:
-            raise Busy("more is coming in than can be stored; send the message again in a moment", retry_after=1)
-        if self._free() < here.min_free:
-            raise StoreUnavailable(
-                "the store has no room for new messages; what is kept is still delivered", retry_after=30
-            )
+            intake.leave(size)
 
     async def _open(self, arrival: Arrival) -> Letter:
         header, sha256 = await opened(arrival)
@@ -143,9 +127,11 @@ class Receiving:
                 id="too-many-hops",
                 who=Who.BROKER,
             )
-        if trusted and envelope.expirytime is not None and envelope.expirytime + here.clock_skew <= arrival.at:
+        given = envelope.expirytime if trusted else None
+        # somebody else's clock: it is over only if ours and the machine's both say so (decision 0008)
+        if given is not None and given + here.clock_skew <= min(arrival.at, here.wall()):
             raise Expired(
-                f"the message was worth something until {envelope.expirytime.isoformat()} and comes too late",
+                f"the message was worth something until {given.isoformat()} and comes too late",
                 id="expired-on-arrival",
             )
         url = arrival.asked.response_url

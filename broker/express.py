@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any, Protocol
@@ -103,7 +104,7 @@ class Connection(RequestHandler):
     # --- what comes in ---
 
     def data_received(self, data: bytes) -> None:
-        if not self._plain:
+        if not self._plain or self._close or self._force_close:
             super().data_received(data)
         elif self._serving is not None:
             self._ahead += data
@@ -191,29 +192,33 @@ class Connection(RequestHandler):
 
     async def _serve(self, head: Head, body: bytes) -> None:
         try:
-            reply = await head.line.way.answer(head.said, body)
+            answer = _written(await head.line.way.answer(head.said, body), head.echo)
         except asyncio.CancelledError:
             self.force_close()
             raise
         except Exception as exc:
-            reply = failure_reply(head, exc)
+            answer = _written(failure_reply(head, exc), head.echo)
         if self.transport is None:
             return  # the caller has gone
-        self.transport.write(_written(reply, head.echo))
+        self.transport.write(answer)
         if self.writing_paused:
-            await self._drain_helper()
+            with suppress(ConnectionError):  # gone while it was read to
+                await self._drain_helper()
         self._answered()
 
     def _answered(self) -> None:
         self._serving = None
         if self._closing or self._force_close:
             super().close()
+            if self.transport is not None:
+                self.transport.close()  # what is written is still sent
             return
         self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
         if self._buffer_paused:
             self._resume_reading_for_buffer()
         if self._ahead:
-            self._begin(self._ahead)
+            ahead, self._ahead = self._ahead, b""
+            self._begin(ahead)
 
     # --- the end ---
 

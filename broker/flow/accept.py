@@ -29,7 +29,7 @@ from broker.flow.letter import Letter
 from broker.flow.meter import Meter
 from broker.flow.plan import Planning
 from broker.flow.report import Reports
-from broker.flow.respond import Responding
+from broker.flow.respond import Answering, Responding
 from broker.flow.validate import validate
 from broker.store import Copy, Kept, NewDelivery, NewMessage, Store, StoreError
 
@@ -73,19 +73,23 @@ class Accepting:
         """Keeps the message; returns the answer, or the caller that waits for it. Raises Refusal."""
         now = self._here.now()
         try:
-            route, new = await self._decide(letter, now)
+            # a response finds its request before any rule is asked
+            answering = await self._responding.find(letter) if letter.header.is_response else None
+            route, new = self._decide(letter, answering, now)
         except NoRoute as refusal:
             return await self._carried_before(letter, refusal)
-        await self._validate(letter, route)
+        for decision in route.accepted:
+            if decision.policy.validate == "resource":
+                await asyncio.to_thread(validate, letter.body, letter.header)
+                break
         kept = await self._keep(letter, new, route)
         if isinstance(kept, Copy):
             return await self._copy(letter, route, new, kept)
         return self._acknowledge(letter, route, new, kept)
 
-    async def _decide(self, letter: Letter, now: datetime) -> tuple[Route, NewMessage]:
-        """The route and what is written for it; a response finds its request before any rule is asked."""
+    def _decide(self, letter: Letter, answering: Answering | None, now: datetime) -> tuple[Route, NewMessage]:
+        """The route and what is written for it."""
         route = self._route(letter, now)
-        answering = await self._responding.find(letter) if letter.header.is_response else None
         if not route.accepted and any(problem.id == RefusedByRule.id for problem in route.problems):
             raise route.refusal()
         if answering is not None:
@@ -112,15 +116,13 @@ class Accepting:
         )
         return decide(question, self._rules, self._directory(), self._defaults)
 
-    async def _validate(self, letter: Letter, route: Route) -> None:
-        if any(decision.policy.validate == "resource" for decision in route.accepted):
-            await asyncio.to_thread(validate, letter.body, letter.header)
-
     def _new(self, letter: Letter, deliveries: tuple[NewDelivery, ...], route: Route) -> NewMessage:
-        header = letter.header
-        consequence = any(decision.policy.category == "consequence" for decision in route.accepted)
-        expects = any(delivery.answer_by is not None for delivery in deliveries)
         identity = letter.identity
+        consequence = expects = False
+        for decision in route.accepted:
+            consequence = consequence or decision.policy.category == "consequence"
+        for delivery in deliveries:
+            expects = expects or delivery.answer_by is not None
         return NewMessage(
             message=letter.message,
             body=letter.body,
@@ -128,7 +130,7 @@ class Accepting:
             source_key=letter.source_key,
             identity=identity.key,
             exclusive=f"only once:{identity.message_id}" if consequence and identity.message_id else None,
-            quotes=tuple([quote for quote in quotable_ids(header) if quote != identity.key]) if expects else (),
+            quotes=tuple([id for id in quotable_ids(letter.header) if id != identity.key]) if expects else (),
             deliveries=deliveries,
         )
 

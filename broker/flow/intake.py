@@ -53,6 +53,7 @@ class Intake:
         self._in_flight = 0  # bytes
         self._gone = 0  # bytes that were in flight and are so no more
         self._pace = Pace()
+        self._log_is_long = False  # when it was last looked at
         self._troubles: dict[Limit, Trouble] = {}
         self.draining = False
 
@@ -62,8 +63,16 @@ class Intake:
 
     def enter(self, size: int) -> None:
         """Counts a message of so many bytes, or raises the refusal that says when there may be room for it."""
-        self.check(size)
-        self._in_flight += size
+        in_flight, bounds = self._in_flight, self._bounds
+        if (
+            (in_flight and in_flight + size > bounds.in_flight)
+            or size > self._here.max_message
+            or self._free() < bounds.min_free
+            or self._log_is_long
+            or self.draining
+        ):
+            self.check(size)
+        self._in_flight = in_flight + size
 
     def leave(self, size: int) -> None:
         self._in_flight -= size
@@ -82,7 +91,7 @@ class Intake:
         bounds = self._bounds
         if self.draining:
             raise Busy("the broker is stopping; send the message again in a moment", id="stopping", retry_after=RESTART)
-        if self._free() < bounds.min_free or self._wal() > bounds.max_wal:
+        if self._log_is_long or self._free() < bounds.min_free:
             short = self.short()
             if short is not None:
                 raise self._stopped(short)
@@ -103,7 +112,8 @@ class Intake:
         return store_short(self._bounds, free=self._free(), wal=self._wal())
 
     def look(self) -> None:
-        """Notes how far the intake is; asked now and then."""
+        """Notes how far the intake is, and what no message is to ask for itself; called now and then."""
+        self._log_is_long = self._wal() > self._bounds.max_wal
         self._pace = self._pace.sampled(self._clock(), self._gone)
 
     def failed(self, error: Exception) -> Refusal:

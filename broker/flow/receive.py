@@ -25,7 +25,7 @@ from broker.flow.accept import Accepting
 from broker.flow.callers import Caller
 from broker.flow.here import Here
 from broker.flow.intake import Intake
-from broker.flow.letter import Letter, message_of, opened
+from broker.flow.letter import ASIDE, Letter, message_of, opened, opened_here
 from broker.flow.meter import Meter
 from broker.store import StoreError
 
@@ -50,46 +50,40 @@ class Receiving:
 
     async def __call__(self, arrival: Arrival) -> Answer:
         self._meter.received(arrival.channel)
+        intake, hold, size = self._intake, arrival.hold, len(arrival.body)
         try:
-            taken = await self._within_limits(arrival)
+            if hold is None:
+                intake.enter(size)
+            else:  # it came in pieces, and was counted while it came
+                intake.check_store()
+            try:
+                header, sha256 = opened_here(arrival) if size <= ASIDE else await opened(arrival)
+                trusted = self._here.steers(arrival.peer.party)
+                self._admit(arrival, trusted=trusted)
+                taken = await self._accepting.take(self._letter(arrival, header, sha256, trusted=trusted))
+            finally:
+                if hold is None:
+                    intake.leave(size)
+                else:
+                    hold.let_go()
         except Refusal as refusal:
-            self._meter.refused(arrival.channel, refusal.problem.id)
-            log.info(
-                "refused",
-                channel=arrival.channel,
-                peer=arrival.peer.address,
-                error=refusal.problem.id,
-                who=refusal.problem.who.value,
-            )
+            self._refused(arrival, refusal)
             raise
+        except StoreError as error:
+            unkept = intake.failed(error)
+            self._refused(arrival, unkept)
+            raise unkept from error
         return await self._accepting.wait(taken) if isinstance(taken, Caller) else taken
 
-    async def _take(self, letter: Letter) -> Answer | Caller:
-        try:
-            return await self._accepting.take(letter)
-        except StoreError as error:
-            raise self._intake.failed(error) from error
-
-    async def _within_limits(self, arrival: Arrival) -> Answer | Caller:
-        """Bounds what is being taken in at once; a body that came in pieces was counted while it came."""
-        intake, hold, size = self._intake, arrival.hold, len(arrival.body)
-        if hold is not None:
-            intake.check_store()
-            try:
-                return await self._take(await self._open(arrival))
-            finally:
-                hold.let_go()
-        intake.enter(size)
-        try:
-            return await self._take(await self._open(arrival))
-        finally:
-            intake.leave(size)
-
-    async def _open(self, arrival: Arrival) -> Letter:
-        header, sha256 = await opened(arrival)
-        trusted = self._here.steers(arrival.peer.party)
-        self._admit(arrival, trusted=trusted)
-        return self._letter(arrival, header, sha256, trusted=trusted)
+    def _refused(self, arrival: Arrival, refusal: Refusal) -> None:
+        self._meter.refused(arrival.channel, refusal.problem.id)
+        log.info(
+            "refused",
+            channel=arrival.channel,
+            peer=arrival.peer.address,
+            error=refusal.problem.id,
+            who=refusal.problem.who.value,
+        )
 
     def _letter(self, arrival: Arrival, header: Header, sha256: bytes, *, trusted: bool) -> Letter:
         digest = digest_text(sha256)

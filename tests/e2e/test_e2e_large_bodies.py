@@ -97,5 +97,9 @@ async def test_small_messages_do_not_wait_for_large_ones(
     stop.set()
     sent = sum(await asyncio.gather(*sending))
     print(alone, p99(beside), beside[-1], sent, before, await stalls(http, broker, STALL))
-    print((await ask(http, "GET", f"{broker.admin}/metrics")).body.decode().split("loop_stall_seconds_bucket", 1)[1][:1200])
+    print(
+        (await ask(http, "GET", f"{broker.admin}/metrics"))
+        .body.decode()
+        .split("loop_stall_seconds_bucket", 1)[1][:1200]
+    )
     assert 0

@@ -71,6 +71,7 @@ async def test_full_disk_names_its_figures_and_asks_for_ever_longer_patience(sma
 
 async def test_long_log_is_later_too_and_heals_by_itself(small: Post) -> None:
     small.wal = 501
+    small.intake.look()
     refusal = await refused(small)
     assert isinstance(refusal, StoreUnavailable)
     assert (refusal.retry_after, "store.max_wal" in refusal.problem.text) == (5, True)

@@ -19,7 +19,8 @@ from broker.channel import Answer, AnswerKind, Arrival, Hold, Receipt, Transmiss
 from broker.core.envelope import EMPTY, Envelope
 from broker.core.fhir.header import Release
 from broker.core.outcome import Busy, Refusal
-from broker.serving import listen
+from broker.express import EXPRESS
+from broker.serving import Runner, listen
 from broker.web import application
 from plugins.http import CHANNEL
 from plugins.http.receiver import HttpReceiver
@@ -107,6 +108,7 @@ class Served:
     port: int
     client: aiohttp.ClientSession
     receiver: HttpReceiver
+    receiver_runner: Runner
 
     async def post(self, path: str = "/fhir/$process-message", data: Any = MESSAGE, **more: Any) -> Reply:
         headers = {"Content-Type": "application/fhir+json", **more.pop("headers", {})}
@@ -158,15 +160,20 @@ async def served() -> AsyncIterator[Served]:
 
 
 @asynccontextmanager
-async def serving(host: ScriptedHost, settings: HttpSettings | None = None) -> AsyncIterator[Served]:
+async def serving(
+    host: ScriptedHost, settings: HttpSettings | None = None, *, express: bool = True
+) -> AsyncIterator[Served]:
+    """`express`: whether plain POSTs may take the short way."""
     host.web = application(base_url=host.base_url, default_release=host.default_release)
     assert CHANNEL.receiver is not None
     receiver = HttpReceiver(settings or HttpSettings(), host)
     await receiver.start()
+    if not express:
+        host.web[EXPRESS].clear()
     runner = await listen(host.web, "127.0.0.1:0")
     port = int(runner.listening[0].rpartition(":")[2])
     async with aiohttp.ClientSession(auto_decompress=False, skip_auto_headers=["Accept"]) as client:
-        yield Served(host, f"http://127.0.0.1:{port}", port, client, receiver)
+        yield Served(host, f"http://127.0.0.1:{port}", port, client, receiver, runner)
     await receiver.stop()
     await runner.cleanup()
 

@@ -9,7 +9,7 @@ import signal
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -22,7 +22,7 @@ from broker.api.admin import add_admin
 from broker.api.fhir import add_fhir
 from broker.api.health import Health, add_health
 from broker.api.metrics import Metrics, add_metrics
-from broker.channel import Accept, ChannelSpec
+from broker.channel import Accept, ChannelSpec, Room
 from broker.config import Settings
 from broker.config.installed import Installed
 from broker.core.address_pattern import AddressPattern, AddressPatterns, host_of, same_host
@@ -32,8 +32,10 @@ from broker.core.rules import RuleSet
 from broker.directory import Directory, DirectoryProblem, Snapshot, changed_names
 from broker.flow.accept import Accepting
 from broker.flow.callers import Callers
+from broker.flow.clock import SteadyClock
 from broker.flow.deliver import Delivering
 from broker.flow.here import Here
+from broker.flow.intake import Intake
 from broker.flow.notify import Followers
 from broker.flow.plan import Planning
 from broker.flow.receive import Receiving
@@ -41,6 +43,7 @@ from broker.flow.report import Reports
 from broker.flow.respond import Responding
 from broker.flow.retention import Ages, Retaining
 from broker.flow.sweep import Sweeping
+from broker.flow.watch import Watching
 from broker.notify import ServiceManager, inherited_sockets, watchdog_interval
 from broker.plugins import Channels
 from broker.serving import Runner
@@ -64,7 +67,12 @@ class Hosting:
     endpoint: str
     max_message: int
     may_be_here: Callable[[str], bool]
+    room: Room
     web: web.Application
+    clock: Callable[[], datetime]
+
+    def now(self) -> datetime:
+        return self.clock()
 
 
 class Broker:
@@ -76,9 +84,11 @@ class Broker:
         *,
         channels: Mapping[str, ChannelSpec] | None = None,
         sockets: Mapping[str, socket.socket] = MappingProxyType({}),
+        clock: SteadyClock | None = None,
     ) -> None:
         self._settings = settings
         self._inherited = dict(sockets)  # by listener: opened by the service manager, so that callers can wait there
+        self._clock = SteadyClock() if clock is None else clock
         self._specs = Installed() if channels is None else channels
         self._tasks: list[asyncio.Task[None]] = []
         self._runners: list[Runner] = []
@@ -89,8 +99,14 @@ class Broker:
     def _build(self) -> None:
         settings = self._settings
         self.metrics = Metrics()
-        self.store = SqliteStore(Path(settings.store.path), committed=self.metrics.committed)
-        self.here = _here(settings, self.store)
+        self.store = SqliteStore(
+            Path(settings.store.path), now=self._clock, max_wal=settings.store.max_wal,
+            committed=self.metrics.committed,
+        )  # fmt: skip
+        self.here = _here(settings, self.store, self._clock)
+        self.intake = Intake(here=self.here, free=self.store.free, wal=self.store.wal)
+        looks = (self._clock.look, self.intake.look)
+        self.watching = Watching(looks=looks, stalled=self.metrics.stalled)
         self.directory = Directory(
             settings.directory.endpoints,
             settings.directory.sources,
@@ -114,7 +130,7 @@ class Broker:
             here=here, store=store, channels=self.channels, directory=self._snapshot, callers=self.callers,
             followers=self.followers, meter=self.metrics,
         )  # fmt: skip
-        planning = Planning(channels=self.channels, is_open=self.delivering.is_open)
+        planning = Planning(channels=self.channels, is_open=self.delivering.is_open, wall=here.wall)
         self.responding = Responding(
             here=here, store=store, directory=self._snapshot, planning=planning, delivering=self.delivering,
             callers=self.callers, defaults=settings.defaults, meter=self.metrics,
@@ -132,7 +148,7 @@ class Broker:
             callers=self.callers, meter=self.metrics,
             stores_and_forwards=self.channels.stores_and_forwards,
         )  # fmt: skip
-        self.receiving = Receiving(here=here, accepting=self.accepting, free=self.store.free, meter=self.metrics)
+        self.receiving = Receiving(here=here, accepting=self.accepting, intake=self.intake, meter=self.metrics)
         settling.arrivals = self.receiving
 
     def _snapshot(self) -> Snapshot:
@@ -147,12 +163,13 @@ class Broker:
             await self.directory.start()
             self._report_problems(self.directory.problems)
             self.health = Health(
-                here=self.here, store=self.store, receiving=self.receiving, directory=self.directory,
+                here=self.here, store=self.store, intake=self.intake, directory=self.directory,
                 insecure=self._settings.insecure, listening=self.listening,
             )  # fmt: skip
             app = application(base_url=self.here.base_url, default_release=self.here.release)
             await self._start_channels(app)  # before anything is carried: what waits must find its sender
             self._start_task(self.delivering.run(), "deliver")
+            self._start_task(self.watching.run(), "watch")
             self._start_task(self.sweeping.run(), "sweep")
             self._start_task(self.retaining.run(), "retention")
             self._start_task(
@@ -207,6 +224,8 @@ class Broker:
                 endpoint=self.here.endpoint,
                 max_message=self.here.max_message,
                 may_be_here=self._may_be_here,
+                clock=self.here.now,
+                room=self.intake,
                 web=app,
             )
             receiver = spec.receiver(its_settings, host) if spec.receiver else None
@@ -261,8 +280,8 @@ class Broker:
 
     async def stop(self) -> None:
         """Takes nothing new, finishes what is under way, writes what is queued, then closes."""
-        if hasattr(self, "receiving"):
-            self.receiving.draining = True
+        if hasattr(self, "intake"):
+            self.intake.draining = True
         for receiver in self.channels.receivers:
             await receiver.stop()
         self.followers.wake_all()
@@ -287,7 +306,7 @@ def _watch(task: asyncio.Task[None]) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _here(settings: Settings, store: SqliteStore) -> Here:
+def _here(settings: Settings, store: SqliteStore, clock: SteadyClock) -> Here:
     broker = settings.broker
     allowed = AddressPatterns(AddressPattern.parse(pattern) for pattern in settings.allow.response_url)
     return Here(
@@ -300,10 +319,13 @@ def _here(settings: Settings, store: SqliteStore) -> Here:
         max_message=broker.limits.message,
         in_flight=broker.limits.in_flight,
         min_free=settings.store.min_free,
+        max_wal=settings.store.max_wal,
         clock_skew=broker.limits.clock_skew,
         parties=bool(settings.parties),
         brokers=frozenset(party.name for party in settings.parties.values() if party.broker),
         may_respond_to=allowed.match,
+        now=clock,
+        wall=clock.wall,
     )
 
 

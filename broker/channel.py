@@ -28,12 +28,14 @@ __all__ = [
     "ChannelSpec",
     "Deferred",
     "Delivered",
+    "Hold",
     "Host",
     "Kind",
     "Peer",
     "Receipt",
     "Receiver",
     "Refused",
+    "Room",
     "Sender",
     "Taken",
     "Transmission",
@@ -55,6 +57,24 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     response_url: str | None = None
 
 
+class Hold(Protocol):
+    """What a body that comes in pieces takes of the room for messages that are being taken in (`Room`)."""
+
+    def grow(self, more: int) -> None:
+        """So many bytes more have come; raises `Refusal` where there is no room for them."""
+
+    def let_go(self) -> None: ...
+
+
+class Room(Protocol):
+    """The room for messages that are being taken in: all channels share it."""
+
+    def check(self, size: int) -> None:
+        """Raises `Refusal` if a message of so many bytes would find no room now; counts nothing."""
+
+    def hold(self) -> Hold: ...
+
+
 class Arrival(msgspec.Struct, frozen=True, kw_only=True):
     """What a channel hands in: bytes, the verified peer, transport facts, the envelope if the sender wrote one."""
 
@@ -68,6 +88,7 @@ class Arrival(msgspec.Struct, frozen=True, kw_only=True):
     asked: Asked = Asked()
     way_in: str | None = None  # {name} of /in/{name}/$process-message
     headers: tuple[tuple[str, str], ...] = ()  # transport headers, names in lower case; secrets left out
+    hold: Hold | None = None  # of a body that came in pieces; the flow lets it go
 
 
 class Transmission(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,11 +147,15 @@ class Host(Protocol):
     default_release: Release
     endpoint: str  # this broker's own name
     max_message: int  # bytes
+    room: Room
     web: Any  # the partner-facing aiohttp Application; a channel may add ways in to it
 
     def may_be_here(self, host: str, /) -> bool:
         """Whether a host that a sender connects to may be this machine or its own link (A-27)."""
         ...
+
+    def now(self) -> datetime:
+        """The broker's clock, for `Arrival.at`: the machine's may be set at any moment."""
 
 
 class Receiver(Protocol):

@@ -11,15 +11,17 @@ import orjson
 from aiohttp import web
 
 from broker.api.admin_parts import HereLike
+from broker.core.room import Short
 from broker.directory import Directory
 from broker.store import Store
 
 LAST_LISTENER = "admin"  # it is opened last: once it is there, everything listens
 
 
-class ReceivingLike(Protocol):
-    @property
-    def draining(self) -> bool: ...
+class IntakeLike(Protocol):
+    draining: bool
+
+    def short(self) -> Short | None: ...
 
 
 class Health:
@@ -33,14 +35,14 @@ class Health:
         *,
         here: HereLike,
         store: Store,
-        receiving: ReceivingLike,
+        intake: IntakeLike,
         directory: Directory,
         insecure: bool,
         listening: Mapping[str, str],
     ) -> None:
         self._here = here
         self._store = store
-        self._receiving = receiving
+        self._intake = intake
         self._directory = directory
         self._insecure = insecure
         self._listening = listening
@@ -56,7 +58,7 @@ class Health:
             "store": self._store_check(),
             "listeners": {"ok": LAST_LISTENER in self._listening, "listening": dict(self._listening)},
             "directory": self._directory_check(),
-            "draining": {"ok": not self._receiving.draining},
+            "draining": {"ok": not self._intake.draining},
         }
         ready = all(check["ok"] for check in checks.values())
         shown: dict[str, Any] = checks if detailed else {name: check["ok"] for name, check in checks.items()}
@@ -64,10 +66,17 @@ class Health:
 
     def _store_check(self) -> dict[str, Any]:
         try:
-            free = self._store.free()
+            free, short = self._store.free(), self._intake.short()
         except OSError as error:
             return {"ok": False, "error": error.strerror or "the disk cannot be asked"}
-        return {"ok": free >= self._here.min_free, "free": free, "min_free": self._here.min_free}
+        here, wal = self._here, self._store.wal()
+        found: dict[str, Any] = {"free": free, "min_free": here.min_free, "wal": wal, "max_wal": here.max_wal}
+        failure = self._store.cannot_write()
+        if failure is not None:
+            found["error"] = f"the store cannot write: {failure}"
+        if short is not None:
+            found["short"] = short.limit.value
+        return {"ok": short is None and failure is None, **found}
 
     def _directory_check(self) -> dict[str, Any]:
         snapshot, problems = self._directory.current, self._directory.problems

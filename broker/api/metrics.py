@@ -27,6 +27,7 @@ OTHERS = "(others)"
 NO_LANE = "(no address)"  # what is known and cannot be reached now
 DEFAULTS = "(defaults)"  # the route of what no rule matched; an empty label would be none
 ATTEMPT = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)  # seconds
+STALL = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)  # seconds
 COMMIT = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)  # seconds
 
 
@@ -49,6 +50,7 @@ class Metrics:
         self._late = counted(registry, "late_responses", "Responses to requests that were closed.")
         self._durations = Timed(registry, "delivery_duration_seconds", "Attempts, by channel.", ATTEMPT, "channel")
         self._commits = Timed(registry, "store_commit_seconds", "Commits of the store.", COMMIT)
+        self._stalls = Timed(registry, "loop_stall_seconds", "How late the event loop came round, by samples.", STALL)
         self._operations = counted(registry, "store_operations", "Operations that the commits held.")
         info = prometheus.Gauge("build_info", "This release.", ("version", "python"), PREFIX, registry=registry)
         info.labels(__version__, platform.python_version()).set(1)
@@ -83,6 +85,10 @@ class Metrics:
         self._responses[fate,] += 1
         if fate == "late":
             self._late[()] += 1
+
+    def stalled(self, seconds: float) -> None:
+        """The loop came round so much later than it was due."""
+        self._stalls.child().observe(seconds)
 
     # -- what the store says
 
@@ -200,6 +206,7 @@ class Standing:
         yield _gauge("callers_waiting", "Callers that wait for an answer.", self._callers.count())
         with suppress(OSError):  # readiness says so
             yield _gauge("store_free_bytes", "Room left on the store's disk.", self._store.free())
+            yield _gauge("store_wal_bytes", "Size of the store's log.", self._store.wal())
         if self._counts is not None:
             yield _gauge("dead_letters", "Dead deliveries that wait for an operator.", self._counts.dead)
             yield _gauge("streams_held", "Streams that a dead letter holds.", self._counts.held_streams)

@@ -74,6 +74,12 @@ class Store(Form):
     min_free: Size = Field(
         default=GIB, description="Below this much free disk nothing new is accepted; what is kept is still delivered."
     )
+    max_wal: Size = Field(
+        default=256 * MIB,
+        ge=4 * MIB,
+        description="The store's log may grow to this before nothing new is accepted; it grows while something outside"
+        " reads the store for long.",
+    )
     retention: Retention = Field(
         default_factory=Retention,
         description="How long things are kept. Nothing waiting, unanswered or dead is removed.",

@@ -73,6 +73,7 @@ def _store(form: forms.Store, folder: Path) -> settings.Store:
         url=f"sqlite:{path}",
         path=path,
         min_free=form.min_free,
+        max_wal=form.max_wal,
         retention=_same(settings.Retention, form.retention),
     )
 

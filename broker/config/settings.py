@@ -43,6 +43,7 @@ class Store(msgspec.Struct, frozen=True, kw_only=True):
     url: str  # sqlite: and an absolute path
     path: Path  # of the database file
     min_free: int  # bytes
+    max_wal: int  # bytes
     retention: Retention
 
 

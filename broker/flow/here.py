@@ -31,11 +31,13 @@ class Here:
     max_message: int = 32 << 20  # bytes
     in_flight: int = 256 << 20  # bytes of messages being taken in at once
     min_free: int = 1 << 30  # bytes on the store's disk; below, nothing is accepted
+    max_wal: int = 256 << 20  # bytes of the store's log; above, nothing is accepted
     clock_skew: timedelta = timedelta(seconds=5)
     parties: bool = False  # whether any party is configured: if none is, only loopback is served, and all are trusted
     brokers: frozenset[str] = frozenset()  # parties whose steering attributes are honoured
     may_respond_to: Callable[[str], bool] = field(default=lambda url: False)  # the allow-list of response URLs
     now: Callable[[], datetime] = _now
+    wall: Callable[[], datetime] = _now  # the machine's clock, which may be set at any moment (decision 0008)
     dice: Callable[[], float] = random
     new_id: Callable[[], str] = _uuid
 

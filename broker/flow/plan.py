@@ -21,8 +21,9 @@ from broker.store import NewDelivery
 
 
 class Planning:
-    def __init__(self, *, channels: Channels, is_open: Callable[[str], bool]) -> None:
+    def __init__(self, *, channels: Channels, is_open: Callable[[str], bool], wall: Callable[[], datetime]) -> None:
         self._channels = channels
+        self._wall = wall  # the machine's clock: that of senders, as far as we can know
         self._is_open = is_open  # whether a lane is open: of several addresses the first that works is taken
 
     def deliveries(self, route: Route, message: Message, *, now: datetime) -> tuple[Route, tuple[NewDelivery, ...]]:
@@ -90,6 +91,8 @@ class Planning:
         if mailbox is not None:
             state = State.DONE  # the accepting commit is the delivery
         given = message.envelope.expirytime
+        if given is not None and (wall := self._wall()) < now:
+            given += now - wall  # over only once both clocks say so; ours is ahead (decision 0008)
         give_up = now + policy.retry.give_up
         return NewDelivery(
             destination=name,

@@ -5,8 +5,6 @@ Loops are refused here, before duplicates are looked for, since a message that c
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import structlog
 
 from broker.channel import Arrival
@@ -17,18 +15,16 @@ from broker.core.identity import identity
 from broker.core.message import DIGEST, digest_text
 from broker.core.outcome import (
     BadRequest,
-    Busy,
     Expired,
     LoopDetected,
     NotAllowed,
     Refusal,
-    StoreUnavailable,
-    TooLarge,
     Who,
 )
 from broker.flow.accept import Accepting
 from broker.flow.callers import Caller
 from broker.flow.here import Here
+from broker.flow.intake import Intake
 from broker.flow.letter import ASIDE, Letter, message_of, opened, opened_here
 from broker.flow.meter import Meter
 from broker.store import StoreError
@@ -44,36 +40,37 @@ class Receiving:
         *,
         here: Here,
         accepting: Accepting,
-        free: Callable[[], int],
+        intake: Intake,
         meter: Meter,
     ) -> None:
         self._here = here
         self._accepting = accepting
-        self._free = free
+        self._intake = intake
         self._meter = meter
-        self._in_flight = 0  # bytes
-        self.draining = False
 
     async def __call__(self, arrival: Arrival) -> Answer:
         self._meter.received(arrival.channel)
-        size = len(arrival.body)
+        intake, hold, size = self._intake, arrival.hold, len(arrival.body)
         try:
-            self._check_room(size)
-            self._in_flight += size
+            if hold is None:
+                intake.enter(size)
+            else:  # it came in pieces, and was counted while it came
+                intake.check_store()
             try:
                 header, sha256 = opened_here(arrival) if size <= ASIDE else await opened(arrival)
                 trusted = self._here.steers(arrival.peer.party)
                 self._admit(arrival, trusted=trusted)
                 taken = await self._accepting.take(self._letter(arrival, header, sha256, trusted=trusted))
             finally:
-                self._in_flight -= size
+                if hold is None:
+                    intake.leave(size)
+                else:
+                    hold.let_go()
         except Refusal as refusal:
             self._refused(arrival, refusal)
             raise
         except StoreError as error:
-            unkept = StoreUnavailable(
-                "the message could not be stored; send it again later", retry_after=10, diagnostics=str(error)
-            )
+            unkept = intake.failed(error)
             self._refused(arrival, unkept)
             raise unkept from error
         return await self._accepting.wait(taken) if isinstance(taken, Caller) else taken
@@ -87,20 +84,6 @@ class Receiving:
             error=refusal.problem.id,
             who=refusal.problem.who.value,
         )
-
-    def _check_room(self, size: int) -> None:
-        """Bounds what is being taken in at once; beyond, and below the disk's reserve, the sender hears "later"."""
-        here = self._here
-        if self.draining:
-            raise Busy("the broker is stopping; send the message again in a moment", id="stopping", retry_after=5)
-        if size > here.max_message:
-            raise TooLarge(f"the message has {size} bytes, the limit is {here.max_message}")
-        if self._in_flight and self._in_flight + size > here.in_flight:
-            raise Busy("more is coming in than can be stored; send the message again in a moment", retry_after=1)
-        if self._free() < here.min_free:
-            raise StoreUnavailable(
-                "the store has no room for new messages; what is kept is still delivered", retry_after=30
-            )
 
     def _letter(self, arrival: Arrival, header: Header, sha256: bytes, *, trusted: bool) -> Letter:
         digest = digest_text(sha256)
@@ -138,9 +121,11 @@ class Receiving:
                 id="too-many-hops",
                 who=Who.BROKER,
             )
-        if trusted and envelope.expirytime is not None and envelope.expirytime + here.clock_skew <= arrival.at:
+        given = envelope.expirytime if trusted else None
+        # somebody else's clock: it is over only if ours and the machine's both say so (decision 0008)
+        if given is not None and given + here.clock_skew <= min(arrival.at, here.wall()):
             raise Expired(
-                f"the message was worth something until {envelope.expirytime.isoformat()} and comes too late",
+                f"the message was worth something until {given.isoformat()} and comes too late",
                 id="expired-on-arrival",
             )
         url = arrival.asked.response_url

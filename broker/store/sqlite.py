@@ -52,10 +52,11 @@ from broker.store import (
     stream_reader,
 )
 from broker.store.bodies import LARGE, Bodies
+from broker.store.log import MAX_WAL, Log, connect
 from broker.store.reader import Reader
 from broker.store.rows import micros
 from broker.store.schema import prepare
-from broker.store.writer import Writer, Written, connect
+from broker.store.writer import Writer, Written
 
 T = TypeVar("T")
 FREE_FOR = 0.2  # seconds that a look at the disk is good for: asking costs more than a message may
@@ -88,6 +89,7 @@ class SqliteStore:
         path: Path,
         *,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        max_wal: int = MAX_WAL,
         committed: Callable[[float, int], None] = _ignore,
     ) -> None:
         self._path = path
@@ -106,7 +108,9 @@ class SqliteStore:
         finally:
             db.close()
         self._loop = asyncio.get_running_loop()
-        self._writer = Writer(path, self._loop, clock=lambda: micros(now()), committed=committed)
+        self._writer = Writer(
+            path, self._loop, clock=lambda: micros(now()), log=Log(path, largest=max_wal), committed=committed
+        )
         self._local = threading.local()
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="store-reader")
         self._files = ThreadPoolExecutor(READERS, thread_name_prefix="store-files")
@@ -130,6 +134,13 @@ class SqliteStore:
             self._free = shutil.disk_usage(self._path.parent).free
             self._look_again = now + FREE_FOR
         return self._free
+
+    def wal(self) -> int:
+        """Bytes of SQLite's log, as of the last commit or checkpoint."""
+        return self._writer.log.size
+
+    def cannot_write(self) -> str | None:
+        return self._writer.cannot_write()
 
     def backlog(self) -> int:
         """Operations that wait for the writer."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from broker.store import StoreError
 from broker.store.claims import Claims
+from broker.store.log import Log, connect
 from broker.store.transaction import Mistaken, Transaction
 
 log = logging.getLogger("broker.store")
@@ -21,8 +22,8 @@ log = logging.getLogger("broker.store")
 GROUP = 256  # operations in one transaction: beyond, a longer commit costs more than it saves
 COMPANY = 0.005  # seconds that an operation which nobody waits for may wait for others to share its sync
 LOGGED = 16 << 10  # bytes that an operation adds to the log, about: pages of tables and indexes, not only the row
-WAL_SOFT = 16 << 20  # bytes; from here a checkpoint runs beside the writer
 CAREFUL = 100  # groups that take nothing for granted after one that had to be done again
+NEWS = 10.0  # seconds that a failed write is worth speaking of, if none has succeeded since
 RETRY_FULL = 0.5  # seconds before what must be written is tried again on a full disk
 
 
@@ -52,10 +53,11 @@ class Writer:
         loop: asyncio.AbstractEventLoop,
         *,
         clock: Callable[[], int],
+        log: Log,
         committed: Callable[[float, int], None],
     ) -> None:
-        self._path = path
-        self._logged = 0  # bytes that went into the log since a checkpoint was asked for, about
+        self.log = log
+        self._failure: tuple[float, str] | None = None  # the last one and when, if no write has succeeded since
         self._loop = loop
         self._clock = clock  # microseconds since 1970
         self._committed = committed  # told of each commit: seconds it took, operations in it
@@ -63,16 +65,13 @@ class Writer:
         self._pending: list[Written] = []
         self._flushing = False
         self._again: list[Written] = []  # what must be written and could not be
-        self._checkpoint = threading.Event()
-        self._finish = threading.Event()
         self._stopping = threading.Event()
         self._db = connect(path)
         self._tx = Transaction(self._db)
         self._careful = 0  # groups for which nothing is taken for granted
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
-        self._checkpointer = threading.Thread(target=self._run_checkpoints, name="store-checkpoint", daemon=True)
         self._thread.start()
-        self._checkpointer.start()
+        log.start()
 
     def submit(
         self, operation: Callable[..., Any], *arguments: Any, must: bool = False, soon: bool = True
@@ -111,14 +110,21 @@ class Writer:
     def backlog(self) -> int:
         return len(self._pending) + self._jobs.qsize()
 
+    def cannot_write(self) -> str | None:
+        """Why the last write failed; None once one has succeeded, or where the failure is no news any more."""
+        failure = self._failure
+        return failure[1] if failure is not None and time.monotonic() - failure[0] < NEWS else None
+
     def close(self) -> None:
         """Writes what is queued, then ends; blocks until it has."""
         self._jobs.put(None)
         self._thread.join()
         self._stopping.set()
-        self._checkpoint.set()
-        self._checkpointer.join()
-        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self.log.stop()
+        try:
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error as error:  # a full disk: the log is read at the next start instead
+            log.warning("the log of the store stays as it is: %s", error)
         self._db.close()
 
     def _run(self) -> None:
@@ -130,7 +136,7 @@ class Writer:
                 jobs += more or ()
             for start in range(0, len(jobs), GROUP):
                 self._commit(jobs[start : start + GROUP])
-            self._keep_wal_small()
+            self.log.keep_small(self._db)
             if ends:
                 self._give_up_rest()
                 return
@@ -159,8 +165,9 @@ class Writer:
             else:  # a bug in the operation: its caller learns of it, the others go on
                 self._tell(group, error)
         else:
-            self._logged += len(group) * LOGGED + self._tx.logged
+            self.log.grew(len(group) * LOGGED + self._tx.logged)
             self._tx.logged = 0
+            self._failure = None
             self._committed(time.perf_counter() - started, len(group))
             self._tell(group)
 
@@ -192,6 +199,8 @@ class Writer:
         self._tx.forget()
 
     def _failed(self, job: Written, error: sqlite3.Error) -> None:
+        if isinstance(error, sqlite3.OperationalError):  # anything else is the operation's own
+            self._failure = (time.monotonic(), str(error))
         if job.must and isinstance(error, sqlite3.OperationalError):  # anything else fails for ever
             log.warning("the store cannot write, trying again: %s", error)
             self._again.append(job)
@@ -206,31 +215,6 @@ class Writer:
         except RuntimeError:  # the loop is closed: nobody is left to be told
             log.debug("results after the end of the event loop")
 
-    # Checkpoints copy the log into the database file. The bulk is done by a connection of its own while commits go on;
-    # the writer itself then does the small rest between two groups, which lets the log start anew (design section 3).
-
-    def _keep_wal_small(self) -> None:
-        if self._finish.is_set():
-            self._finish.clear()
-            self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
-        elif self._logged > WAL_SOFT and not self._checkpoint.is_set():
-            self._logged = 0
-            self._checkpoint.set()
-
-    def _run_checkpoints(self) -> None:
-        db = connect(self._path)
-        while not self._stopping.is_set():
-            if not self._checkpoint.wait(timeout=0.5):
-                continue
-            try:
-                db.execute("PRAGMA wal_checkpoint(PASSIVE)")
-                self._finish.set()
-            except sqlite3.Error as error:
-                log.warning("checkpoint failed, it is tried again: %s", error)
-            self._stopping.wait(timeout=0.25)  # at most four a second: each costs the disk a sync
-            self._checkpoint.clear()
-        db.close()
-
 
 def _resolve(group: list[Written], error: Exception | None) -> None:
     for job in group:
@@ -240,15 +224,3 @@ def _resolve(group: list[Written], error: Exception | None) -> None:
             job.set_result(job.outcome)
         else:
             job.set_exception(error)
-
-
-def connect(path: Path) -> sqlite3.Connection:
-    """A connection as every part of the store uses it; durable after each commit (synchronous=FULL)."""
-    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256, timeout=10)
-    db.execute("PRAGMA journal_mode = WAL")
-    db.execute("PRAGMA synchronous = FULL")
-    db.execute("PRAGMA wal_autocheckpoint = 0")
-    db.execute("PRAGMA cache_size = -16384")
-    db.execute("PRAGMA temp_store = MEMORY")
-    db.execute("PRAGMA busy_timeout = 10000")
-    return db

@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from aiohttp import hdrs, web
 
+from broker.channel import Hold, Room
 from broker.core.outcome import BadRequest, Refusal, TooLarge, Unsupported
 from broker.web import Asking, HttpRefusal, send_continue
 from plugins.http.coding import Coding, Damaged, TooBig, Unpacker, coding_of
@@ -19,27 +20,42 @@ NO_WIRE: Mapping[str, bytes] = MappingProxyType({})  # the body came unpacked: i
 SLOWEST = 64 * 1024  # … and one more for each so many bytes that have come: a big message over a thin line is welcome
 
 
-async def read_body(request: web.Request, limit: int, *, deadline: float = DEADLINE) -> bytes:
-    """The body as the sender wrote it, without its `Content-Encoding`."""
+async def read_body(
+    request: web.Request, limit: int, *, room: Room, deadline: float = DEADLINE
+) -> tuple[bytes, Hold | None]:
+    """The body as the sender wrote it, without its `Content-Encoding`; and its hold on the room, if it came in pieces.
+
+    What is declared is refused here if there is no room for it now, but takes none: it counts as it comes, so that who
+    declares much and sends little keeps nobody out, and what is half read is bounded with the rest.
+    """
     coding = _coding(request)
-    if (request.content_length or 0) > limit:
+    declared = request.content_length or 0
+    if declared > limit:
         raise too_large(limit)
     claims = claims_of(request)
-    await send_continue(request)
-    wire: dict[str, bytes] = {}
     if coding is Coding.IDENTITY and request.content.is_eof():  # most messages are here with their headers
+        await send_continue(request)
         body = request.content.read_nowait()
         if len(body) > limit:
             raise too_large(limit)
-    else:
-        body, wire = await _stream(request, Unpacker(coding, limit), claims, deadline)
-    if claims:
-        await check_claims(body, claims, wire)
-    return body
+        if claims:
+            await check_claims(body, claims)
+        return body, None
+    room.check(declared)
+    await send_continue(request)
+    hold = room.hold()
+    try:
+        body, wire = await _stream(request, Unpacker(coding, limit), claims, hold, deadline)
+        if claims:
+            await check_claims(body, claims, wire)
+    except BaseException:
+        hold.let_go()
+        raise
+    return body, hold
 
 
 async def _stream(
-    request: web.Request, unpacker: Unpacker, claims: Iterable[str], deadline: float
+    request: web.Request, unpacker: Unpacker, claims: Iterable[str], hold: Hold, deadline: float
 ) -> tuple[bytes, dict[str, bytes]]:
     """The unpacked body, and the digests of its bytes on the wire."""
     pieces: list[bytes] = []
@@ -53,7 +69,9 @@ async def _stream(
                 clock.reschedule(start + deadline + came / SLOWEST)
                 for hasher in wire.values():
                     hasher.update(chunk)
-                pieces.append(unpacker.feed(chunk))
+                piece = unpacker.feed(chunk)
+                hold.grow(len(piece))
+                pieces.append(piece)
         unpacker.finish()
     except TimeoutError:
         text = f"the body did not come in time; {came} bytes were read; send it again"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any
 from urllib.parse import quote
@@ -10,7 +10,7 @@ from urllib.parse import quote
 import msgspec
 from aiohttp import hdrs, web
 
-from broker.channel import Answer, Arrival, Asked, Host, Peer
+from broker.channel import Answer, Arrival, Asked, Hold, Host, Peer
 from broker.core.envelope import Envelope
 from broker.core.fhir.header import Release
 from broker.core.fhir.media import media_type
@@ -81,7 +81,7 @@ class HttpReceiver:
             claims=claims_of(request),
         )
 
-    async def take(self, said: Said, body: bytes, at: datetime) -> Answer:
+    async def take(self, said: Said, body: bytes, at: datetime, hold: Hold | None = None) -> Answer:
         digest = said.envelope.digest
         if digest is not None:
             await check_attribute(body, digest)
@@ -97,6 +97,7 @@ class HttpReceiver:
                 asked=said.asked,
                 way_in=said.way_in,
                 headers=said.headers,
+                hold=hold,
             )
         )
 
@@ -107,8 +108,18 @@ class HttpReceiver:
         if said.claims:
             await check_claims(body, said.claims)
 
-    async def body(self, request: web.Request) -> bytes:
-        return await read_body(request, self._host.max_message, deadline=self.body_deadline)
+    async def read_and_take(self, request: web.Request, said: Said, at: datetime) -> tuple[Answer, bytes]:
+        """Reads the body and hands it in; its hold ends with that, however it ends."""
+        host = self._host
+        body, hold = await read_body(request, host.max_message, room=host.room, deadline=self.body_deadline)
+        try:
+            return await self.take(said, body, at, hold), body
+        finally:
+            if hold is not None:
+                hold.let_go()
+
+    def now(self) -> datetime:
+        return self._host.now()
 
 
 class Said(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,16 +147,16 @@ class Operation:
 
     async def answer(self, said: Said, body: bytes) -> Reply:
         self._receiver.check_open()
-        at = datetime.now(UTC)
+        at = self._receiver.now()
         await self._receiver.check(said, body)
         return await said.answering.processed(await self._receiver.take(said, body, at))
 
     async def ordinarily(self, request: web.Request) -> web.StreamResponse:
         receiver = self._receiver
         receiver.check_open()
-        at = datetime.now(UTC)  # `timeleft` runs from here, not from the end of a slow body
+        at = receiver.now()  # `timeleft` runs from here, not from the end of a slow body
         said = self.read(request)
-        answer = await receiver.take(said, await receiver.body(request), at)
+        answer, _ = await receiver.read_and_take(request, said, at)
         return (await said.answering.processed(answer)).response()
 
 
@@ -158,10 +169,9 @@ class Creation:
     async def ordinarily(self, request: web.Request) -> web.StreamResponse:
         receiver = self._receiver
         receiver.check_open()
-        at = datetime.now(UTC)
+        at = receiver.now()
         said = receiver.read(request, Asked(asynchronous=True))
-        body = await receiver.body(request)
-        answer = await receiver.take(said, body, at)
+        answer, body = await receiver.read_and_take(request, said, at)
         return (await said.answering.created(answer, body, said.content_type)).response()
 
 

@@ -31,6 +31,7 @@ from broker.core.outcome import Problem, Who
 from broker.core.policy import DEFAULT, Rule
 from broker.core.rules import RuleSet
 from broker.directory import Directory
+from broker.flow.intake import Intake
 from broker.flow.lane import Lane
 from broker.store import Change, NewDelivery, NewMessage, Settlement
 from broker.store.sqlite import SqliteStore
@@ -70,6 +71,8 @@ class Here:
     event_prefix: str = "org.example"
     max_message: int = 100_000
     min_free: int = 1
+    max_wal: int = 1 << 30
+    in_flight: int = 1 << 30
     clock: datetime = NOW
 
     def now(self) -> datetime:
@@ -96,11 +99,6 @@ class Callers:
         return self.waiting
 
 
-@dataclass
-class Receiving:
-    draining: bool = False
-
-
 @dataclass(kw_only=True)
 class Desk:
     store: SqliteStore
@@ -108,7 +106,7 @@ class Desk:
     directory: Directory
     delivering: Delivering
     callers: Callers
-    receiving: Receiving
+    intake: Intake
     listening: dict[str, str]
     metrics: Metrics
     rules: RuleSet
@@ -243,7 +241,12 @@ async def operator_desk(
     known = endpoints if endpoints is not None else {EHR: EHR_URL, BOX: "mailbox:"}
     (folder / "directory").mkdir(exist_ok=True)
     directory = Directory(known, ["directory/*.yaml"], folder=folder, file="broker.yaml")
-    delivering, callers, receiving, listening = Delivering(), Callers(), Receiving(), {"admin": "127.0.0.1:8079"}
+    delivering, callers, intake, listening = (
+        Delivering(),
+        Callers(),
+        Intake(here=here, free=lambda: store.free(), wal=store.wal),
+        {"admin": "127.0.0.1:8079"},
+    )
     metrics, woken, ruleset = Metrics(), [], RuleSet(rules)
 
     async def changed(old: Any, new: Any) -> int:
@@ -251,7 +254,7 @@ async def operator_desk(
         return 3
 
     health = Health(
-        here=here, store=store, receiving=receiving, directory=directory, insecure=False, listening=listening
+        here=here, store=store, intake=intake, directory=directory, insecure=False, listening=listening
     )  # fmt: skip
     app = web.Application()
     add_health(app, health, aliases=True)
@@ -264,7 +267,7 @@ async def operator_desk(
         async with TestClient(TestServer(app)) as client:
             yield Desk(
                 store=store, here=here, directory=directory, delivering=delivering, callers=callers,
-                receiving=receiving, listening=listening, metrics=metrics, rules=ruleset,
+                intake=intake, listening=listening, metrics=metrics, rules=ruleset,
                 woken_by_directory=woken, client=client, app=app,
             )  # fmt: skip
     finally:

@@ -48,10 +48,10 @@ async def test_a_full_disk_is_not_ready_and_still_alive(desk: Desk) -> None:
 
 
 async def test_draining_and_starting_are_not_ready(desk: Desk) -> None:
-    desk.receiving.draining = True
+    desk.intake.draining = True
     status, told = await ready(desk)
     assert (status, told["checks"]["draining"]["ok"]) == (503, False)
-    desk.receiving.draining = False
+    desk.intake.draining = False
     desk.listening.clear()
     status, told = await ready(desk)
     assert (status, told["status"], told["checks"]["listeners"]["ok"]) == (503, "not ready", False)
@@ -60,7 +60,7 @@ async def test_draining_and_starting_are_not_ready(desk: Desk) -> None:
 async def test_partners_see_yes_and_no_only(desk: Desk) -> None:
     app = web.Application()
     health = Health(
-        here=desk.here, store=desk.store, receiving=desk.receiving, directory=desk.directory, insecure=True,
+        here=desk.here, store=desk.store, intake=desk.intake, directory=desk.directory, insecure=True,
         listening=desk.listening,
     )  # fmt: skip
     add_health(app, health)

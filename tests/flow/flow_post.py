@@ -26,6 +26,7 @@ from broker.flow.accept import Accepting
 from broker.flow.callers import Callers
 from broker.flow.deliver import Delivering
 from broker.flow.here import Here
+from broker.flow.intake import Intake
 from broker.flow.meter import NoMeter
 from broker.flow.notify import Followers
 from broker.flow.plan import Planning
@@ -184,6 +185,7 @@ class Post:
         self.directory = Directory(endpoints)
         self._here_more = here
         self.script = Script()
+        self.wall: datetime | None = None  # the machine's clock, where it differs
         self.dice = 0.5  # in the middle: no jitter
 
     async def start(self) -> Post:
@@ -191,7 +193,8 @@ class Post:
         self.here = Here(
             **{
                 "endpoint": HERE, "base_url": "http://127.0.0.1/fhir", "ids": MessageIds(self.store.key), "min_free": 0,
-                "now": lambda: self.now, "dice": lambda: self.dice, "may_respond_to": lambda url: "evil" not in url,
+                "now": lambda: self.now, "wall": lambda: self.wall or self.now, "dice": lambda: self.dice,
+                "may_respond_to": lambda url: "evil" not in url,
                 **self._here_more,
             }
         )  # fmt: skip
@@ -213,7 +216,7 @@ class Post:
             here=here, store=store, channels=self.channels, directory=self._snapshot, callers=self.callers,
             followers=self.followers, meter=meter,
         )  # fmt: skip
-        planning = Planning(channels=self.channels, is_open=self.delivering.is_open)
+        planning = Planning(channels=self.channels, is_open=self.delivering.is_open, wall=here.wall)
         self.responding = Responding(
             here=here, store=store, directory=self._snapshot, planning=planning, delivering=self.delivering,
             callers=self.callers, defaults=self.defaults, meter=meter,
@@ -228,7 +231,9 @@ class Post:
             callers=self.callers, meter=meter,
             stores_and_forwards=self.channels.stores_and_forwards,
         )  # fmt: skip
-        self.receiving = Receiving(here=here, accepting=self.accepting, free=lambda: 1 << 40, meter=meter)
+        self.free, self.wal, self.steady = 1 << 40, 0, 0.0
+        self.intake = Intake(here=here, free=lambda: self.free, wal=lambda: self.wal, clock=lambda: self.steady)
+        self.receiving = Receiving(here=here, accepting=self.accepting, intake=self.intake, meter=meter)
         settling.arrivals = self.receiving
 
     def _snapshot(self) -> Snapshot:

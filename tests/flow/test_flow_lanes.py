@@ -151,7 +151,7 @@ async def test_drain_finishes_what_is_under_way_and_nothing_more(opened: Opened)
 
 
 async def test_draining_broker_says_later(post: Post) -> None:
-    post.receiving.draining = True
+    post.intake.draining = True
     with pytest.raises(Busy) as refused:
         await post.send(message())
     assert refused.value.retry_after

@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import aiohttp
@@ -15,9 +15,10 @@ import pytest
 import uvloop
 from aiohttp import web
 
-from broker.channel import Answer, AnswerKind, Arrival, Receipt, Transmission
+from broker.channel import Answer, AnswerKind, Arrival, Hold, Receipt, Transmission
 from broker.core.envelope import EMPTY, Envelope
 from broker.core.fhir.header import Release
+from broker.core.outcome import Busy, Refusal
 from broker.express import EXPRESS
 from broker.serving import Runner, listen
 from broker.web import application
@@ -40,6 +41,37 @@ def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], a
     return {**plain, "uvloop": uvloop.new_event_loop} if "test_client.py" in item.nodeid else plain
 
 
+class ScriptedRoom:
+    """A room that knows what it holds, and refuses as it is told."""
+
+    def __init__(self) -> None:
+        self.held = 0
+        self.refuses: Refusal | None = None
+        self.most = 1 << 60
+
+    def check(self, size: int) -> None:
+        if self.refuses is not None:
+            raise self.refuses
+
+    def hold(self) -> Hold:
+        return Held(self)
+
+
+class Held:
+    def __init__(self, room: ScriptedRoom) -> None:
+        self.room, self.bytes = room, 0
+
+    def grow(self, more: int) -> None:
+        if self.room.held + more > self.room.most:
+            raise Busy("no room", retry_after=3)
+        self.room.held += more
+        self.bytes += more
+
+    def let_go(self) -> None:
+        self.room.held -= self.bytes
+        self.bytes = 0
+
+
 @dataclass
 class ScriptedHost:
     """Answers every arrival with `answer`: an Answer, an exception, or a function."""
@@ -48,10 +80,14 @@ class ScriptedHost:
     default_release: Release = Release.R4
     endpoint: str = "urn:oid:9.9.9"
     max_message: int = 1_000_000
+    room: ScriptedRoom = field(default_factory=ScriptedRoom)
     web: Any = None
     may_be_here: Callable[[str], bool] = lambda host: True
     answer: Any = None
     arrivals: list[Arrival] = field(default_factory=list)
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
 
     async def accept(self, arrival: Arrival) -> Answer:
         self.arrivals.append(arrival)

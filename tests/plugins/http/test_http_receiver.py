@@ -644,3 +644,31 @@ def test_manifest_is_that_of_its_folder():
 def test_settings_that_cannot_be_meant(bad):
     with pytest.raises(ValueError):
         HttpSettings(**bad)
+
+
+async def test_large_body_without_room_is_refused_before_it_is_sent(served):
+    """The client waits with its body (RFC 9110, section 10.1.1), and hears 503 instead of 100."""
+    served.host.room.refuses = Busy("no room", retry_after=3)
+    head = (
+        b"POST /fhir/$process-message HTTP/1.1\r\nHost: x\r\nContent-Type: application/fhir+json\r\n"
+        b"Expect: 100-continue\r\nContent-Length: 900000\r\nConnection: close\r\n\r\n"
+    )
+    said = await served.raw(head)
+    assert said.startswith(b"HTTP/1.1 503")
+    assert b"Retry-After: 3" in said
+    assert served.host.arrivals == []
+
+
+@pytest.mark.parametrize("most", [100_000, 1 << 60])
+async def test_room_of_a_body_in_pieces_is_given_back_however_it_ends(served, most):
+    room = served.host.room
+    room.most = most
+
+    async def pieces():
+        for _ in range(8):
+            yield b" " * 50_000
+
+    reply = await served.post(data=pieces())
+    assert reply.status == (503 if most == 100_000 else 202)
+    assert [arrival.hold is not None for arrival in served.host.arrivals] == ([] if most == 100_000 else [True])
+    assert room.held == 0

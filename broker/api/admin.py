@@ -13,12 +13,13 @@ from broker.api.admin_directory import Whereabouts
 from broker.api.admin_frame import PREFIX, as_json, in_json
 from broker.api.admin_messages import Messages
 from broker.api.admin_parts import DeliveringLike, HealthLike, HereLike, LaneLike, Parts
+from broker.api.admin_streams import Streams
 from broker.api.openapi import document
 from broker.core.explain import plain
 from broker.core.policy import Policy
 from broker.core.rules import RuleSet
 from broker.directory import Directory, Snapshot
-from broker.store import Store, Waiting
+from broker.store import BEHIND, Store, Waiting
 
 
 def add_admin(
@@ -40,6 +41,7 @@ def add_admin(
     )  # fmt: skip
     app.middlewares.append(in_json)
     admin, messages, dead, where = Admin(parts), Messages(parts), Dead(parts), Whereabouts(parts)
+    streams = Streams(parts)
     routes = [
         ("GET", "/status", admin.status),
         ("GET", "/lanes", admin.lanes),
@@ -52,6 +54,8 @@ def add_admin(
         ("POST", "/dead/redrive", dead.redrive_several),
         ("POST", "/dead/{id}/redrive", dead.redrive),
         ("POST", "/dead/{id}/drop", dead.drop),
+        ("GET", "/streams", streams.list),
+        ("POST", "/streams/{id}/resume", streams.resume),
         ("POST", "/route", where.route),
         ("GET", "/directory", where.list),
         ("GET", "/directory/lookup", where.lookup),
@@ -90,6 +94,7 @@ class Admin:
                 "positions": counts.messages,
                 "waiting": counts.waiting,
                 "dead": counts.dead,
+                "held_streams": counts.held_streams,
                 "open_answers": counts.open_answers,
                 "oldest_due": counts.oldest_due,
             },
@@ -108,7 +113,8 @@ class Admin:
 
 
 def _lane(name: str, lane: LaneLike | None, stored: Waiting | None) -> dict[str, object]:
-    dues = [lane.next_due if lane else None, stored.due if stored else None]
+    known = [lane.next_due if lane else None, stored.due if stored else None]
+    dues = [due for due in known if due is not None and due < BEHIND]  # beyond, it waits for others of its stream
     return {
         "lane": name,
         "open": lane is None or lane.is_open,
@@ -118,6 +124,6 @@ def _lane(name: str, lane: LaneLike | None, stored: Waiting | None) -> dict[str,
         "in_memory": lane.waiting if lane else 0,
         "waiting": stored.count if stored else 0,
         "oldest": stored.oldest if stored else None,
-        "next_due": min((due for due in dues if due is not None), default=None),
+        "next_due": min(dues, default=None),
         "policy": plain(lane.policy) if lane else None,
     }

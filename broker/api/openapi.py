@@ -89,6 +89,8 @@ _SCHEMAS: dict[str, Schema] = {
         "attempts": _NUMBER,
         "left": _YES,
         "due": _TIME0,
+        "order": _of("string", enum=["none", "source", "subject", "focus", "correlation"]),
+        "stream": {"oneOf": [_ref("Place"), _of("null")]},
         "expiry": _TIME,
         "ended": _TIME0,
         "answer": _object({
@@ -115,6 +117,16 @@ _SCHEMAS: dict[str, Schema] = {
             "ahead": _list(_ref("Entry")),
         }
     ),
+    "Place": _object({
+        "behind": _or_null("string", description="our id of the message whose delivery goes before it"),
+        "ahead": _of("integer", description="how many go before it"),
+        "held_by": _of("array", items=_TEXT, description="our ids of the messages whose dead letters hold the stream"),
+        "holds": _of("boolean", description="it is one of those"),
+    }),
+    "Stream": _object({
+        "destination": _TEXT0, "address": _TEXT0, "order": _TEXT, "by": _TEXT0, "value": _TEXT0, "waiting": _NUMBER,
+        "next": _TEXT0, "held_by": _list(_object({"id": _TEXT, "delivery": _NUMBER, "since": _TIME})),
+    }),
     "DeadLetter": _object({**_LINE, "delivery": _ref("Delivery")}),
     "Lane": _object({
         "lane": _TEXT, "open": _YES, "closed_until": _TIME0, "reason": _TEXT0, "under_way": _NUMBER,
@@ -230,6 +242,15 @@ _PATHS: dict[str, dict[str, Any]] = {
         "post": _operation("drop", "Gives dead deliveries up for good; the story stays.",
                            _object({"id": _TEXT, "dropped": _list(_NUMBER)}), _ID, _DELIVERY_NUMBER,
                            body=_json_body(_object({"reason": _of("string", maxLength=500)}))),
+    },
+    "/admin/v1/streams": {
+        "get": _operation("streams", "Held streams, then those in which some wait for others.",
+                          _object({"streams": _list(_ref("Stream"))}), _limit(50, 500)),
+    },
+    "/admin/v1/streams/{id}/resume": {
+        "post": _operation("resume", "The stream that a dead letter of this message holds goes on without it.",
+                           _object({"id": _TEXT, "resumed": _list(_NUMBER)}), _ID,
+                           _query("number", "One delivery of the message; without it, all that hold one.", _NUMBER)),
     },
     "/admin/v1/route": {
         "post": _operation(

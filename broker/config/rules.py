@@ -88,16 +88,15 @@ class PolicyForm(Form):
         description="How long a response is looked for; then the source is told that none came.",
     )
     retry: RetryForm = Field(default_factory=RetryForm, description="When a delivery is tried again.")
-    order: Annotated[Order, AfterValidator(_only(Order.NONE)), WithJsonSchema({"enum": ["none"]})] = Field(
+    order: Order = Field(
         default=DEFAULT.order,
-        description="What is delivered one after the other: nothing; streams of one source, subject, focus or"
-        " correlation are not in this release.",
+        description="What goes to a destination one after the other, as it was accepted: nothing, or what has the same"
+        " source, subject, focus or correlation.",
     )
-    on_refused: Annotated[
-        Literal["skip", "hold"], AfterValidator(_only("skip")), WithJsonSchema({"enum": ["skip"]})
-    ] = Field(
+    on_refused: Literal["skip", "hold"] = Field(
         default="skip",
-        description="In an ordered stream, what is refused is skipped; to hold the stream is not in this release.",
+        description="Where order is asked and a delivery is refused or given up: skip it, or hold what comes after it"
+        " until an operator decides.",
     )
     category: Literal["consequence", "currency", "notification"] | None = Field(
         default=None, description="What a resubmission of the same content means."

@@ -26,6 +26,7 @@ from broker.plugins import Channels
 from broker.store import (
     Claimed,
     Delivery,
+    Kept,
     NewDelivery,
     NewMessage,
     Store,
@@ -94,8 +95,9 @@ class Delivering:
         return any((position, number) in lane.known for lane in self.lanes.values())
 
     def is_under_way(self, lane: str, position: int, number: int) -> bool:
-        known = self.lanes.get(lane)
-        return known is not None and number in known.under_way.get(position, ())
+        # where its name has changed it is in the lane of no peer, and may be under way in the one that it had
+        lanes = self.lanes.values() if not lane else (self.lanes[lane],) if lane in self.lanes else ()
+        return any(number in one.under_way.get(position, ()) for one in lanes)
 
     def forget(self, position: int) -> Collection[int]:
         """Takes what waits of a message out of memory; returns the numbers of what is under way."""
@@ -124,21 +126,14 @@ class Delivering:
 
     # -- what comes from acceptance
 
-    def take(self, position: int, numbers: Sequence[int], new: NewMessage) -> None:
-        """Sets out what has just been accepted; `numbers` are those of its deliveries."""
-        self.take_planned(position, numbers, new.deliveries, new.message, new.body)
+    def take(self, kept: Kept, new: NewMessage) -> None:
+        """Sets out what has just been accepted, but for what waits for another of its stream."""
+        self.take_planned(kept, new.deliveries, new.message, new.body)
 
-    def take_planned(
-        self,
-        position: int,
-        numbers: Sequence[int],
-        planned: Sequence[NewDelivery],
-        message: Message,
-        body: bytes,
-    ) -> None:
-        now = self._here.now()
+    def take_planned(self, kept: Kept, planned: Sequence[NewDelivery], message: Message, body: bytes) -> None:
+        now, position = self._here.now(), kept.position
         groups: dict[tuple[str, str], list[Delivery]] = {}
-        for number, new in zip(numbers, planned, strict=True):
+        for number, new in zip(kept.ready, planned, strict=True):
             if not number:
                 continue
             if new.mailbox is not None:
@@ -155,11 +150,18 @@ class Delivering:
             if not name or not lane.offer(Parcel(position, deliveries, message, kept_body, version)):
                 lane.due_at(min(delivery.due for delivery in deliveries))
                 self._poke.set()
+        if kept.released:
+            self.released(kept.released)
 
     def woken(self, lane: str) -> None:
         """Something of a lane is due now, in the store (a redrive, a name that changed)."""
         self.lane(lane).next_due = self._here.now()
         self._poke.set()
+
+    def released(self, lanes: Sequence[str]) -> None:
+        """In these lanes something has its turn, since what went before it in its stream has ended."""
+        for lane in lanes:
+            self.woken(lane)
 
     # -- the schedule
 
@@ -219,7 +221,12 @@ class Delivering:
             self._asking.discard(lane.name)
 
     async def _load(self, lane: Lane, claimed: Claimed) -> None:
-        fresh = [d for d in claimed.deliveries if not lane.has_seen(d.position, d.number)]
+        fresh = [
+            d
+            for d in claimed.deliveries
+            if not lane.has_seen(d.position, d.number)
+            and (lane.name or not self.is_under_way("", d.position, d.number))  # its end decides what becomes of it
+        ]
         reserved = {(d.position, d.number) for d in fresh}
         lane.known |= reserved  # an acceptance that hears of its commit just now leaves them to us
         try:

@@ -34,17 +34,22 @@ from broker.store import (
     NewMessage,
     Note,
     Open,
+    Place,
+    Released,
     Removed,
     Settled,
     Settlement,
     Stored,
     StoreError,
+    Stream,
     Waiting,
+    Withdrawn,
     acceptance,
     changes,
     notes,
     reader,
     retention,
+    stream_reader,
 )
 from broker.store.bodies import LARGE, Bodies
 from broker.store.reader import Reader
@@ -147,7 +152,7 @@ class SqliteStore:
 
     def add(
         self, position: int, deliveries: Sequence[NewDelivery], whole: tuple[bytes, bytes] | None = None
-    ) -> Future[tuple[int, ...]]:
+    ) -> Future[Kept]:
         return self._writer.submit(partial(acceptance.add, position=position, deliveries=deliveries, whole=whole))
 
     def claim(self, lane: str, now: datetime, fresh: datetime, until: datetime, limit: int) -> Future[Claimed]:
@@ -162,14 +167,17 @@ class SqliteStore:
             )
         )
 
-    def withdraw(self, position: int, at: datetime, why: str, under_way: Collection[int]) -> Future[list[int]]:
+    def withdraw(self, position: int, at: datetime, why: str, under_way: Collection[int]) -> Future[Withdrawn]:
         return self._writer.submit(partial(changes.withdraw, position=position, at=at, why=why, under_way=under_way))
 
-    def redrive(self, position: int, number: int, at: datetime, expiry: datetime) -> Future[bool]:
+    def redrive(self, position: int, number: int, at: datetime, expiry: datetime) -> Future[Released | None]:
         return self._writer.submit(partial(changes.redrive, position=position, number=number, at=at, expiry=expiry))
 
-    def drop(self, position: int, number: int, at: datetime, why: str) -> Future[bool]:
+    def drop(self, position: int, number: int, at: datetime, why: str) -> Future[Released | None]:
         return self._writer.submit(partial(changes.drop, position=position, number=number, at=at, why=why))
+
+    def resume(self, position: int, number: int, at: datetime) -> Future[Released | None]:
+        return self._writer.submit(partial(changes.resume, position=position, number=number, at=at))
 
     def wake(self, names: Sequence[tuple[int, int]], due: datetime) -> Future[int]:
         return self._writer.submit(partial(changes.wake, names=names, due=micros(due)))
@@ -251,6 +259,12 @@ class SqliteStore:
 
     async def deliveries(self, position: int) -> tuple[Delivery, ...]:
         return await self._read(reader.deliveries, position)
+
+    async def places(self, position: int) -> tuple[Place, ...]:
+        return await self._read(stream_reader.places, position)
+
+    async def streams(self, limit: int) -> tuple[Stream, ...]:
+        return await self._read(stream_reader.streams, limit)
 
     async def notes(self, position: int) -> tuple[Note, ...]:
         return await self._read(reader.notes, position)

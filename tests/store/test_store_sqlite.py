@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from old_store import of_version_2
 from store_values import DAY, NOW, delivery, ended, expecting, header, mail, new, quoting, settlement, step
 
 from broker.core.delivery import State
@@ -393,3 +394,31 @@ def _operation(store: SqliteStore, dice: random.Random) -> Any:
         lambda: store.acknowledge(position, "reader", at),
     ]  # fmt: skip
     return dice.choice(operations)()
+
+
+# -- streams
+
+
+async def test_what_waits_in_a_store_of_the_tables_before_is_in_no_stream(tmp_path: Path) -> None:
+    store = SqliteStore(of_version_2(tmp_path / "broker.db"))
+    try:
+        assert await store.places(1) == ()
+        kept = await store.accept(new("b3", delivery(stream=b"s" * 16)))
+        assert isinstance(kept, Kept)
+        assert (kept.position, kept.behind) == (3, ())
+        assert isinstance(await store.accept(new("b4", delivery(stream=b"s" * 16))), Kept)
+        settled = await store.settle(settlement(1, 1))
+        assert (settled.changed, settled.released) == (1, ())
+        assert (await store.settle(settlement(3))).released == ("lane",)
+    finally:
+        await store.close()
+
+
+async def test_whose_turn_it_is_outlives_the_process(open_store: Open) -> None:
+    store = open_store()
+    for n in range(3):
+        await store.accept(new(str(n), delivery(stream=b"s" * 16)))
+    await store.close()
+    store = open_store()
+    assert [one.is_behind for n in (1, 2, 3) for one in await store.deliveries(n)] == [False, True, True]
+    assert (await store.settle(settlement(1))).released == ("lane",)

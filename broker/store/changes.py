@@ -24,8 +24,7 @@ UPDATE_DONE = (
     "UPDATE delivery SET state = ?1, attempts = ?2, has_left = ?3, steps = ?4, ended = ?5, outcome = ?6,"
     " answer = CASE WHEN answer = 1 THEN coalesce(?7, answer) ELSE answer END,"
     " address = coalesce(?8, address), lane = coalesce(?9, lane)"
-    " WHERE position = ?10 AND number = ?11 AND state = 0 AND attempts = 0 AND steps IS NULL"
-    " AND stream IS NULL"
+    " WHERE position = ?10 AND number = ?11 AND state = 0 AND attempts = 0 AND steps IS NULL AND stream IS NULL"
 )
 
 

@@ -27,15 +27,13 @@ class _Generation:
         self.by_id: dict[bytes, Row] = {}
         self.more: dict[bytes, list[Row]] = {}  # of an id that several messages carry: the further ones,
         self.further = 0  # and how many they are
-        self.upto = 0  # the last position with claims in here
+        self.upto = 0  # the last position with claims in here that is on disk
 
     def enter(self, rows: Sequence[Row]) -> None:
         for row in rows:
             if self.by_id.setdefault(row[0], row) is not row:
                 self.more.setdefault(row[0], []).append(row)
                 self.further += 1
-            if row[3] > self.upto:
-                self.upto = row[3]
 
     def take_back(self, row: Row) -> None:
         """What was entered last goes first."""
@@ -86,9 +84,10 @@ class Claims:
         row = db.execute("SELECT value FROM meta WHERE name = 'claimed'").fetchone()
         after = int(row[0]) if row else 0
         for position, packed in db.execute(
-            "SELECT position, claims FROM message WHERE position > ? AND claims IS NOT NULL", (after,)
+            "SELECT position, claims FROM message WHERE position > ? AND claims IS NOT NULL ORDER BY position", (after,)
         ):
             self._young.enter(unpack(packed, position))
+            self._young.upto = position
 
     # -- asking
 
@@ -161,7 +160,9 @@ class Claims:
 
     def committed(self) -> None:
         """The transaction of a group, with what it put away, is on disk."""
-        self._uncommitted = []
+        if self._uncommitted:
+            self._young.upto = self._uncommitted[-1][3]
+            self._uncommitted = []
         if self._old is not None:
             del self._left[len(self._left) - self._put :]
             if not self._left and not self._shelves:

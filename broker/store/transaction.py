@@ -37,6 +37,7 @@ class Transaction:
         self.now = 0  # microseconds; the commit's time, set by the writer for each group
         self.logged = 0  # bytes that the group adds to the log beyond what its operations usually do, about
         self.held_after = 0  # where retention goes on looking at what it had to keep
+        self._before = self.last  # the last position ahead of the group at hand
         self.claims = Claims(db)
         self.careful = False  # nothing is taken for granted
         self.forget()
@@ -75,8 +76,13 @@ class Transaction:
         if not self.claims.are_new():
             raise Mistaken
 
+    def begin(self, now: int, *, careful: bool) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+        self.now, self.careful, self._before = now, careful, self.last
+
     def forget(self) -> None:
-        """After a rollback nothing that was learned in the group can be trusted."""
+        """After a rollback nothing that was learned in the group can be trusted; nobody has heard of its positions."""
+        self.last = self._before
         self._added, self._changed = {}, {}
         self.policies = Policies(self._db)
         self._policy_ids: dict[int, tuple[Policy, int]] = {}

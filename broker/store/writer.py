@@ -183,8 +183,7 @@ class Writer:
 
     def _do(self, group: list[Written], *, careful: bool) -> None:
         db, tx = self._db, self._tx
-        tx.now, tx.careful = self._clock(), careful
-        db.execute("BEGIN IMMEDIATE")
+        tx.begin(self._clock(), careful=careful)
         for job in group:
             job.outcome = job.operation(tx, *job.arguments)
         tx.write()

@@ -157,6 +157,23 @@ async def test_positions_grow_in_the_order_of_commits_and_are_never_given_twice(
     assert (await again.accept(new("next"))).position == 21
 
 
+async def test_what_is_rolled_back_leaves_no_gap_and_no_claim_is_lost_for_it(
+    open_store: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "YOUNG", 3)
+    store = open_store()
+    for n in range(12):
+        bad = store.accept(new(f"bad{n}", delivery(rule=None)))
+        twice = [store.settle(settlement(n)), store.settle(settlement(n))] if n else []
+        kept = await store.accept(new(f"{n}"))
+        await asyncio.gather(bad, *twice, return_exceptions=True)
+        assert isinstance(kept, Kept)
+        assert kept.position == n + 1
+    await store.close()
+    again = open_store()
+    assert [await again.accept(new(f"{n}")) for n in range(12)] == [Copy(position=n + 1) for n in range(12)]
+
+
 async def test_position_that_retention_took_away_is_not_given_again(open_store: Open, tmp_path: Path) -> None:
     store = open_store()
     for n in range(3):

@@ -109,7 +109,7 @@ class Dead:
             raise AdminError(410, "body-removed", "the bytes are gone: retention has removed them")
         done = await self._parts.store.redrive(one.position, one.number, now, min(said, expiry) if said else expiry)
         if done:
-            self._parts.delivering.woken(one.lane)
+            self._parts.delivering.woken(one.lane, one.key)
         return done
 
     async def drop(self, request: web.Request) -> web.Response:

@@ -22,6 +22,7 @@ from broker.config.kinds import (
 )
 from broker.config.mistake import Wrong
 from broker.core.policy import DEFAULT, Expects, Late, OnTimeout, Order
+from broker.core.turns import HIGHEST, LOWEST
 
 
 def _only(value: Any) -> Callable[[Any], Any]:
@@ -63,14 +64,20 @@ class RetryForm(Form):
 
 
 class LaneForm(Form):
-    concurrent: int = Field(default=DEFAULT.lane.concurrent, ge=1, description="Attempts to one peer at a time.")
+    concurrent: int = Field(
+        default=DEFAULT.lane.concurrent,
+        ge=1,
+        description="Attempts to one peer at a time; a single destination has three quarters of them at most.",
+    )
     rate: float = Field(default=DEFAULT.lane.rate, ge=0, description="Attempts per second; 0 is no limit.")
     connect: Span = Field(default=DEFAULT.lane.connect, description="The limit for reaching the peer.")
     answer: Span = Field(default=DEFAULT.lane.answer, description="The limit for its whole answer.")
     open_after: int = Field(
-        default=DEFAULT.lane.open_after, ge=1, description="Troubles of the peer in a row that close the lane."
+        default=DEFAULT.lane.open_after,
+        ge=1,
+        description="Troubles in a row after which a destination, or the whole peer, is left alone.",
     )
-    probe: Span = Field(default=DEFAULT.lane.probe, description="How often a closed lane is tried.")
+    probe: Span = Field(default=DEFAULT.lane.probe, description="How often what is left alone is tried.")
 
 
 class MailboxForm(Form):
@@ -117,10 +124,10 @@ class PolicyForm(Form):
     validate_: Literal["header", "resource"] = Field(
         default="header", alias="validate", description="What is checked before a message is accepted."
     )
-    priority: Annotated[int, Field(ge=0), AfterValidator(_only(0)), WithJsonSchema({"type": "integer", "const": 0})] = (
-        Field(
-            default=DEFAULT.priority, description="Which goes first in its lane; other than 0 is not in this release."
-        )
+    priority: Annotated[int, Field(ge=LOWEST, le=HIGHEST)] = Field(
+        default=DEFAULT.priority,
+        description="What goes first among what is due in a lane, 0 to 9, the higher first; after four of higher"
+        " priority goes one of lower.",
     )
 
 

@@ -16,9 +16,10 @@ from broker.core.resolution import Whereabouts
 from broker.flow import attempt as attempts
 from broker.flow.callers import Callers
 from broker.flow.here import Here
-from broker.flow.lane import Lane, Parcel
+from broker.flow.lane import Lane
 from broker.flow.meter import Meter
 from broker.flow.plan import mailbox_of
+from broker.flow.queue import Parcel
 from broker.flow.settle import Schedule, Settling
 from broker.plugins import Channels, is_mailbox
 from broker.store import (
@@ -75,7 +76,8 @@ class Carrying:
     def _leave(self, lane: Lane, parcel: Parcel) -> None:
         """Back to the store, where it is found once its claim is over."""
         lane.settled(parcel.position, tuple(d.number for d in parcel.deliveries))
-        lane.due_at(self._here.now() + timedelta(seconds=5))
+        for delivery in parcel.deliveries:
+            lane.due_at(delivery.key, self._here.now() + timedelta(seconds=5))
 
     def _in_time(self, parcel: Parcel, now: datetime) -> list[Delivery]:
         """Those that are still worth something; the others end here, and are never sent."""
@@ -129,10 +131,13 @@ class Carrying:
         if found.first:
             turn = delivery.attempts % len(found.addresses)  # the next when one is down
             order = (*found.addresses[turn:], *found.addresses[:turn])
-            return next((a for a in order if is_mailbox(a) or self._schedule.is_open(self._lane_name(a))), order[0]), ""
+            return next((a for a in order if self._is_open(a, delivery.key)), order[0]), ""
         if delivery.address in found.addresses:
             return delivery.address, ""
         return found.addresses[0], ""
+
+    def _is_open(self, address: str, key: str) -> bool:
+        return is_mailbox(address) or self._schedule.is_open(self._lane_name(address), key)
 
     def _lane_name(self, address: str) -> str:
         if is_mailbox(address):

@@ -15,14 +15,17 @@ from broker.core.message import Message
 from broker.core.outcome import NoRoute, Who
 from broker.core.policy import Policy
 from broker.core.routing import Decision, Route
+from broker.core.turns import within
 from broker.plugins import MAILBOX, Channels, is_mailbox
 from broker.store import NewDelivery
 
 
 class Planning:
-    def __init__(self, *, channels: Channels, is_open: Callable[[str], bool]) -> None:
+    def __init__(self, *, channels: Channels, is_open: Callable[[str, str], bool]) -> None:
         self._channels = channels
-        self._is_open = is_open  # whether a lane is open: of several addresses the first that works is taken
+        self._is_open = (
+            is_open  # whether a lane is open for a destination: of several addresses the first that works is taken
+        )
 
     def deliveries(self, route: Route, message: Message, *, now: datetime) -> tuple[Route, tuple[NewDelivery, ...]]:
         """The deliveries of a route; an address that no channel of ours can use refuses its own destination only."""
@@ -46,7 +49,7 @@ class Planning:
             return [self.to("", name, key, decision, message, now=now, state=State.LOGGED, expects=False)]
         if decision.hold or not decision.addresses:
             return [self.to("", name, key, decision, message, now=now, state=State.WAITING, expects=expects)]
-        addresses = (self.choose(decision.addresses),) if decision.first else decision.addresses
+        addresses = (self.choose(decision.addresses, key),) if decision.first else decision.addresses
         return [
             # the unit of effect is message and destination; where all addresses of one are served, each is a unit
             self.to(address, name, key if i == 0 else f"{key}\n{address}", decision, message, now=now,
@@ -54,11 +57,11 @@ class Planning:
             for i, address in enumerate(addresses)
         ]  # fmt: skip
 
-    def choose(self, addresses: Sequence[str]) -> str:
+    def choose(self, addresses: Sequence[str], key: str) -> str:
         """The first whose peer is reachable as far as we know; the first of all where none is."""
         usable = [address for address in addresses if self.can_use(address)]
         for address in usable:
-            if is_mailbox(address) or self._is_open(self._channels.lane_of(address)):
+            if is_mailbox(address) or self._is_open(self._channels.lane_of(address), key):
                 return address
         return (*usable, *addresses)[0]
 
@@ -85,7 +88,7 @@ class Planning:
         mailbox = mailbox_of(address, name)
         if mailbox is not None:
             state = State.DONE  # the accepting commit is the delivery
-        given = message.envelope.expirytime
+        given, wished = message.envelope.expirytime, message.envelope.priority
         give_up = now + policy.retry.give_up
         return NewDelivery(
             destination=name,
@@ -102,6 +105,7 @@ class Planning:
             unread_by=now + policy.unread if mailbox is not None else None,
             answer=AnswerState.OPEN if expects else AnswerState.NONE,
             answer_by=now + policy.answer_within if expects else None,
+            priority=policy.priority if wished is None else within(wished),
         )
 
     def _lane(self, address: str) -> str:

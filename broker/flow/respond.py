@@ -239,11 +239,11 @@ class Responding:
             found = self._look_up(request.source)
             # the default gateway is for strangers' names, and who sends through us is none
             if self._leads_back(found) and found.how is not How.DEFAULT:
-                return self._planning.choose(found.addresses), found
+                return self._planning.choose(found.addresses, name_key(request.source)), found
         if request.envelope.via:
             found = self._look_up(request.envelope.via[-1])
             if self._leads_back(found):
-                return self._planning.choose(found.addresses), None
+                return self._planning.choose(found.addresses, name_key(request.envelope.via[-1])), None
         return (MAILBOX if request.source is not None else None), None
 
     def _leads_back(self, found: Resolution) -> bool:

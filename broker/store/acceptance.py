@@ -30,7 +30,7 @@ INSERT_MESSAGE = (
 )
 INSERT_DELIVERY = (
     "INSERT INTO delivery (position, number, destination, key, address, lane, state, due, expiry, accepted, policy,"
-    " rule, fixed, mailbox, answer, answer_by, ended) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+    " rule, fixed, mailbox, answer, answer_by, ended, priority) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
 )
 
 
@@ -176,6 +176,7 @@ def _insert(tx: Transaction, position: int, number: int, new: NewDelivery) -> No
             position, number, new.destination, new.key, new.address, new.lane, new.state, micros(new.due),
             micros(new.expiry), tx.now, tx.policy_id(new.policy), new.rule, new.fixed, mailbox, new.answer,
             None if new.answer_by is None else micros(new.answer_by), None if new.state is State.WAITING else tx.now,
+            new.priority,
         ),
     )  # fmt: skip
     if mailbox is not None:

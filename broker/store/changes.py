@@ -7,16 +7,13 @@ from typing import Any
 import msgspec
 
 from broker.core.delivery import AnswerState, Event, State, Step, story
-from broker.store import Change, Claimed, Copy, NewMessage, Settled, Settlement
+from broker.store import Change, Copy, NewMessage, Settled, Settlement
 from broker.store.acceptance import accept, put_into
 from broker.store.rows import (
-    DELIVERY,
     decode_steps,
-    delivery_of,
     encode_outcome,
     encode_steps,
     micros,
-    moment,
 )
 from broker.store.transaction import Transaction
 
@@ -97,31 +94,6 @@ def _write_change(tx: Transaction, what: Change, number: int, row: Sequence[Any]
         put_into(tx, mailbox, what.position, what.step.at + tx.policies(row[5]).unread)
 
 
-def claim(tx: Transaction, lane: str, now: int, fresh: int, until: int, limit: int) -> Claimed:
-    """Hands out what is due in a lane, and what was never tried and is due by `fresh`.
-
-    Until `until` it is not due again, so that a crash is no retry storm.
-    """
-    due = "lane = ? AND state = 0 AND due <= ? AND (due <= ? OR attempts = 0)"
-    rows = tx.db.execute(
-        f"SELECT {DELIVERY} FROM delivery WHERE {due} ORDER BY due, position, number LIMIT ?", (lane, fresh, now, limit)
-    ).fetchall()
-    if len(rows) == limit:  # what shares an address leaves together, so that a message is not cut in two (M-55)
-        taken = {row[1] for row in rows if row[0] == rows[-1][0]}
-        rest = tx.db.execute(
-            f"SELECT {DELIVERY} FROM delivery WHERE {due} AND position = ?", (lane, fresh, now, rows[-1][0])
-        )
-        rows += [row for row in rest if row[1] not in taken]
-    tx.db.executemany(
-        "UPDATE delivery SET due = ? WHERE position = ? AND number = ?", [(until, row[0], row[1]) for row in rows]
-    )
-    next_due = tx.db.execute("SELECT min(due) FROM delivery WHERE lane = ? AND state = 0", (lane,)).fetchone()[0]
-    return Claimed(
-        deliveries=tuple(delivery_of(row, tx.policies) for row in rows),
-        next_due=None if next_due is None else moment(next_due),
-    )
-
-
 def withdraw(tx: Transaction, position: int, at: datetime, why: str, under_way: Collection[int]) -> list[int]:
     """Withdraws the deliveries that wait and of which surely nothing has left; returns their numbers."""
     rows = tx.db.execute(
@@ -170,18 +142,6 @@ def drop(tx: Transaction, position: int, number: int, at: datetime, why: str) ->
         (State.WITHDRAWN, encode_steps(steps), position, number),
     )
     return True
-
-
-def wake(tx: Transaction, names: Sequence[tuple[int, int]], due: int) -> int:
-    """What waits for a name that changed is due now, in the lane of no peer: the old one's may be closed.
-
-    There its address is looked up, and it joins the lane of the peer that it has now.
-    """
-    tx.db.executemany(
-        "UPDATE delivery SET due = min(due, ?1), lane = '' WHERE position = ?2 AND number = ?3 AND state = 0",
-        [(due, position, number) for position, number in names],
-    )
-    return len(names)
 
 
 def missing(tx: Transaction, position: int, number: int, report: NewMessage | None) -> Settled:

@@ -137,11 +137,6 @@ def unread_mail(reader: Reader, now: int, limit: int) -> tuple[tuple[str, int], 
     return tuple((key, position) for key, position in rows)
 
 
-def waiting_names(reader: Reader) -> tuple[tuple[int, int, str], ...]:
-    rows = reader.db.execute("SELECT position, number, destination FROM delivery WHERE state = 0 AND fixed = 0")
-    return tuple((position, number, name) for position, number, name in rows)
-
-
 def read(
     reader: Reader, mailbox: str | None, after: int, limit: int, wanted: Filter, newest_first: bool, max_bytes: int
 ) -> MailboxPage:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
-VERSION = 2
+VERSION = 3
 
 # Inside, ids are integers and times are microseconds since 1970 (UTC). `message` is only ever appended to and read by
 # position. `claim` is the one place where ids that senders made are looked up: `tie` 0 is the claim of an identity,
@@ -65,9 +65,10 @@ CREATE TABLE delivery (
     ended    INTEGER,
     steps    BLOB,
     outcome  BLOB,               -- core.delivery.Outcome, once it has ended
+    priority INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (position, number)
 ) WITHOUT ROWID;
-CREATE INDEX delivery_due ON delivery (lane, due) WHERE state = 0;
+CREATE INDEX delivery_due ON delivery (lane, key, priority, due) WHERE state = 0;
 CREATE INDEX delivery_expiry ON delivery (expiry) WHERE state = 0;
 CREATE INDEX delivery_answer ON delivery (answer_by) WHERE answer = 1;
 CREATE INDEX delivery_dead ON delivery (position) WHERE state = 2;
@@ -92,6 +93,14 @@ CREATE TABLE held (
     position INTEGER PRIMARY KEY    -- what retention had to keep, to be looked at again
 );
 
+CREATE TABLE hold (
+    lane     TEXT PRIMARY KEY,   -- to which an operator lets nothing go
+    reason   TEXT NOT NULL,
+    begins   INTEGER NOT NULL,
+    ends     INTEGER,
+    ordered  INTEGER NOT NULL
+) WITHOUT ROWID;
+
 CREATE TABLE note (
     position INTEGER NOT NULL,
     at       INTEGER NOT NULL,
@@ -102,8 +111,19 @@ CREATE TABLE note (
 CREATE INDEX note_position ON note (position);
 """
 
+# From version 2: what waits is found by lane and destination, and in the order of priority; lanes can be held.
+LANES = """
+ALTER TABLE delivery ADD COLUMN priority INTEGER NOT NULL DEFAULT 0;
+DROP INDEX delivery_due;
+CREATE INDEX delivery_due ON delivery (lane, key, priority, due) WHERE state = 0;
+CREATE TABLE hold (
+    lane TEXT PRIMARY KEY, reason TEXT NOT NULL, begins INTEGER NOT NULL, ends INTEGER, ordered INTEGER NOT NULL
+) WITHOUT ROWID;
+"""
+
 UPGRADES = {  # from this version to the next
     1: "CREATE TABLE held (position INTEGER PRIMARY KEY)",
+    2: LANES,
 }
 
 
@@ -116,14 +136,19 @@ def prepare(db: sqlite3.Connection, key: bytes) -> None:
         )
     for step in range(version, VERSION) if version else ():
         db.execute("BEGIN IMMEDIATE")
-        db.execute(UPGRADES[step])
+        _execute(db, UPGRADES[step])
         db.execute(f"PRAGMA user_version = {step + 1}")
         db.execute("COMMIT")
     if version == 0:
         db.execute("BEGIN IMMEDIATE")
-        for statement in TABLES.split(";\n"):
-            if statement.strip():
-                db.execute(statement)
+        _execute(db, TABLES)
         db.execute("INSERT INTO meta VALUES ('key', ?)", (key,))
         db.execute(f"PRAGMA user_version = {VERSION}")
         db.execute("COMMIT")
+
+
+def _execute(db: sqlite3.Connection, statements: str) -> None:
+    """One by one, since `executescript` would end the transaction."""
+    for statement in statements.split(";\n"):
+        if statement.strip():
+            db.execute(statement)

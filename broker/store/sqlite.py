@@ -11,7 +11,7 @@ import sqlite3
 import threading
 import time
 from asyncio import Future
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from broker.core.hold import Hold
 from broker.store import (
     Claimed,
     Copy,
@@ -26,6 +27,7 @@ from broker.store import (
     Cutoffs,
     DeadLetter,
     Delivery,
+    Due,
     Filter,
     Kept,
     MailboxPage,
@@ -34,6 +36,7 @@ from broker.store import (
     NewMessage,
     Note,
     Open,
+    Queued,
     Removed,
     Settled,
     Settlement,
@@ -45,6 +48,7 @@ from broker.store import (
     notes,
     reader,
     retention,
+    schedule,
 )
 from broker.store.bodies import LARGE, Bodies
 from broker.store.reader import Reader
@@ -147,15 +151,17 @@ class SqliteStore:
     ) -> Future[tuple[int, ...]]:
         return self._writer.submit(partial(acceptance.add, position=position, deliveries=deliveries, whole=whole))
 
-    def claim(self, lane: str, now: datetime, fresh: datetime, until: datetime, limit: int) -> Future[Claimed]:
+    def claim(
+        self, lane: str, wanted: Mapping[str, int], now: datetime, fresh: datetime, until: datetime
+    ) -> Future[Claimed]:
         return self._writer.submit(
             partial(
-                changes.claim,
+                schedule.claim,
                 lane=lane,
+                wanted=wanted,
                 now=micros(now),
                 fresh=micros(fresh),
                 until=micros(until),
-                limit=limit,
             )
         )
 
@@ -168,8 +174,18 @@ class SqliteStore:
     def drop(self, position: int, number: int, at: datetime, why: str) -> Future[bool]:
         return self._writer.submit(partial(changes.drop, position=position, number=number, at=at, why=why))
 
-    def wake(self, names: Sequence[tuple[int, int]], due: datetime) -> Future[int]:
-        return self._writer.submit(partial(changes.wake, names=names, due=micros(due)))
+    def wake(
+        self, lane: str, key: str, due: datetime, limit: int, but: Collection[tuple[int, int]] = ()
+    ) -> Future[int]:
+        return self._writer.submit(
+            partial(schedule.wake, lane=lane, key=key, due=micros(due), limit=limit, but=frozenset(but))
+        )
+
+    def hold(self, hold: Hold) -> Future[None]:
+        return self._writer.submit(partial(schedule.hold, what=hold))
+
+    def resume(self, lane: str) -> Future[bool]:
+        return self._writer.submit(partial(schedule.resume, lane=lane))
 
     def missing(self, position: int, number: int, at: datetime, report: NewMessage | None) -> Future[Settled]:
         return self._writer.submit(partial(changes.missing, position=position, number=number, report=report))
@@ -270,6 +286,15 @@ class SqliteStore:
     async def lanes(self) -> tuple[Waiting, ...]:
         return await self._read(reader.lanes)
 
+    async def schedule(self) -> tuple[Due, ...]:
+        return await self._read(schedule.due)
+
+    async def queued(self) -> tuple[Queued, ...]:
+        return await self._read(schedule.queued)
+
+    async def holds(self) -> tuple[Hold, ...]:
+        return await self._read(schedule.holds)
+
     async def expired(self, now: datetime, limit: int) -> tuple[Delivery, ...]:
         return await self._read(reader.expired, micros(now), limit)
 
@@ -278,9 +303,6 @@ class SqliteStore:
 
     async def unread_mail(self, now: datetime, limit: int) -> tuple[tuple[str, int], ...]:
         return await self._read(reader.unread_mail, micros(now), limit)
-
-    async def waiting_names(self) -> tuple[tuple[int, int, str], ...]:
-        return await self._read(reader.waiting_names)
 
     async def read(
         self, mailbox: str | None, after: int, limit: int, wanted: Filter, newest_first: bool, max_bytes: int

@@ -79,10 +79,10 @@ class Here:
 @dataclass
 class Delivering:
     lanes: dict[str, Lane] = field(default_factory=dict)
-    awake: list[str] = field(default_factory=list)
+    awake: list[tuple[str, str]] = field(default_factory=list)
 
-    def woken(self, lane: str) -> None:
-        self.awake.append(lane)
+    def woken(self, lane: str, key: str) -> None:
+        self.awake.append((lane, key))
 
     def is_under_way(self, lane: str, position: int, number: int) -> bool:
         return lane in self.lanes and number in self.lanes[lane].under_way.get(position, ())

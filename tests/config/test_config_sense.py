@@ -303,7 +303,7 @@ def test_a_copy_is_recognised_for_as_long_as_the_first_may_be_on_its_way(desk: D
     [
         "retry: {factor: 0.9}", "retry: {factor: .nan}", "retry: {jitter: -0.1}", "retry: {jitter: 1.1}",
         "retry: {first: 0s}", "retry: {give_up: -1h}", "lane: {concurrent: 0}", "lane: {rate: -1}",
-        "lane: {rate: .inf}", "lane: {open_after: 0}", "lane: {connect: 0s}", "priority: -1", "priority: 1.5",
+        "lane: {rate: .inf}", "lane: {open_after: 0}", "lane: {connect: 0s}", "priority: 10", "priority: 1.5",
         "mailbox: {unread: 0}", "answer_within: 0s", "order: sauce", "bounce: no", "category: x",
         "validate: all", "sync: {expects: yes}",
     ],
@@ -317,7 +317,7 @@ def test_policies_have_bounds(desk: Desk, policy: str) -> None:
     "policy",
     [
         "retry: {factor: 1, jitter: 0}", "retry: {jitter: 1}", "lane: {rate: 0.1}", "sync: {wait: 0s}",
-        "order: none", "on_refused: skip", "category: consequence", "priority: 0",
+        "order: none", "on_refused: skip", "category: consequence", "priority: 0", "priority: 9",
         "reused_id: accept", "duplicates: forward", "bounce: never",
     ],
 )  # fmt: skip
@@ -331,7 +331,6 @@ def test_policies_at_their_bounds_are_right(desk: Desk, policy: str) -> None:
         ("order: source", "`order` other than none is not in this release: `source` (take it out for now)"),
         ("order: correlation", "`order` other than none is not in this release: `correlation` (take it out for now)"),
         ("on_refused: hold", "`on_refused` other than skip is not in this release: `hold` (take it out for now)"),
-        ("priority: 5", "`priority` other than 0 is not in this release: `5` (take it out for now)"),
     ],
 )
 def test_policies_that_nobody_would_act_on_are_refused(desk: Desk, policy: str, said: str) -> None:

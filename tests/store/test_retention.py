@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from older_files import take_back
 from store_values import DAY, NOW, delivery, ended, expecting, mail, new, settlement, step
 
 from broker.core.delivery import AnswerState, Event, State
@@ -333,8 +334,7 @@ async def test_file_of_the_release_before_is_brought_up_to_date(tmp_path: Path) 
     old = Shelf(path)
     await old.carried("b")
     await old.store.close()
-    with closing(sqlite3.connect(path)) as db:
-        db.executescript("DROP TABLE held; PRAGMA user_version = 1")
+    take_back(path, 1)
     store = Shelf(path)
     assert (await store.after(10)).body == 1
     await store.store.close()

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from older_files import tables, take_back
 from store_values import DAY, NOW, delivery, ended, expecting, header, mail, new, quoting, settlement
 
 from broker.core.delivery import State
+from broker.core.hold import Hold
 from broker.core.message import Fate
 from broker.core.policy import Policy
 from broker.store import Copy, Kept, Note, Settlement, StoreError, claims
@@ -76,7 +78,7 @@ async def test_policy_of_a_message_that_failed_is_not_taken_for_another(store: S
         with pytest.raises(StoreError):
             await store.accept(new(f"{number}", delivery(policy=Policy(priority=number)), delivery("x", rule=None)))
         await store.accept(new(f"{number}", delivery(policy=Policy(priority=number + 10))))
-    claimed = await store.claim("lane", NOW + DAY, NOW + DAY, NOW + DAY, 10)
+    claimed = await store.claim("lane", {"urn:d": 10}, NOW + DAY, NOW + DAY, NOW + DAY)
     assert [one.policy.priority for one in claimed.deliveries] == [10, 11, 12]
 
 
@@ -154,6 +156,24 @@ async def test_file_of_a_newer_release_is_refused(open_store: Open, tmp_path: Pa
         db.execute("PRAGMA user_version = 99")
     with pytest.raises(ValueError, match="newer"):
         open_store()
+
+
+async def test_file_of_the_release_before_is_brought_up_to_date_and_what_waits_there_is_found(
+    open_store: Open, tmp_path: Path
+) -> None:
+    store = open_store()
+    await store.accept(new("1", delivery("urn:a"), delivery("urn:b", lane="other")))
+    await store.close()
+    path = tmp_path / "broker.db"
+    today = tables(path)
+    take_back(path, 2)
+    assert tables(path) != today
+    again = open_store()
+    assert tables(path) == today
+    assert [(one.lane, one.key) for one in await again.schedule()] == [("lane", "urn:a"), ("other", "urn:b")]
+    claimed = await again.claim("other", {"urn:b": 1}, NOW + DAY, NOW + DAY, NOW + DAY)
+    assert [one.priority for one in claimed.deliveries] == [0]
+    await again.hold(Hold(lane="other", begins=NOW, ordered=NOW))
 
 
 async def test_closed_store_says_so(open_store: Open) -> None:
@@ -310,11 +330,11 @@ def _operation(store: SqliteStore, dice: random.Random) -> Any:
         lambda: store.accept(response),
         lambda: store.settle(change),
         lambda: store.add(position, (delivery(f"urn:{dice.randint(0, 5)}"),)),
-        lambda: store.claim("lane", at, at, at, dice.randint(1, 20)),
+        lambda: store.claim("lane", {"urn:d": dice.randint(1, 20), "urn:e": 3}, at, at, at),
         lambda: store.withdraw(position, at, "why", ()),
         lambda: store.redrive(position, 1, at, at + DAY),
         lambda: store.drop(position, 1, at, "why"),
-        lambda: store.wake([(position, 1)], at),
+        lambda: store.wake("lane", "urn:d", at, 5, {(position, 1)}),
         lambda: store.missing(position, 1, at, report),
         lambda: store.unread("urn:box", position, report),
         lambda: store.note(position, Note(at=at, what="note")),

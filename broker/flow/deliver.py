@@ -161,8 +161,7 @@ class Delivering:
         version = self._directory().version if groups else None
         for (name, _), deliveries in groups.items():
             lane = self.lane(name)
-            if lane.policy is not deliveries[0].policy.lane:
-                lane.policy = deliveries[0].policy.lane
+            lane.under(deliveries[0].policy.lane)
             kept_body = body if len(body) <= LARGE else None
             parcel = Parcel(position, deliveries, message, kept_body, version)
             if not name or not lane.offer(parcel, deliveries[0].key):
@@ -321,8 +320,7 @@ class Delivering:
                 groups.setdefault((delivery.position, delivery.address), []).append(delivery)
         for (position, _), deliveries in groups.items():
             stored, body = loaded[position]
-            if lane.policy is not deliveries[0].policy.lane:
-                lane.policy = deliveries[0].policy.lane
+            lane.under(deliveries[0].policy.lane)
             key = next(delivery.key for delivery in deliveries if delivery.key in wanted)
             deliveries.sort(key=lambda delivery: delivery.number)
             lane.put(Parcel(position, deliveries, stored.message, body, None), key)

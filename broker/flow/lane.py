@@ -41,15 +41,16 @@ class Lane:
         more: Callable[[Lane], None],
     ) -> None:
         self.name = name
-        self._policy = LanePolicy()
+        self.policy = LanePolicy()
         self.known: set[tuple[int, int]] = set()  # position and number of all that is in memory, until it is settled
         self.gone: set[tuple[int, int]] | None = None  # ended or withdrawn while the store is asked for what is due
         self.under_way: dict[int, set[int]] = {}  # position: numbers
         self.peer = ALL_WELL
         self.hold: Hold | None = None  # while an operator lets nothing go
         self.ready = Ready()
-        self.ready.concurrent = self._policy.concurrent
+        self.ready.concurrent = self.policy.concurrent
         self._agenda = Agenda()
+        self._is_shut = False  # held, or the broker stops: nothing is begun
         self._ends = False  # the broker stops: what is under way is finished, nothing is begun
         self._reason = ""
         self._now = now
@@ -64,14 +65,11 @@ class Lane:
         self._idle: deque[asyncio.Future[None]] = deque()
         self._next_slot = 0.0  # loop time from which the rate allows an attempt
 
-    @property
-    def policy(self) -> LanePolicy:
-        return self._policy
-
-    @policy.setter
-    def policy(self, policy: LanePolicy) -> None:
-        self._policy = policy
-        self.ready.concurrent = policy.concurrent
+    def under(self, policy: LanePolicy) -> None:
+        """The newest message's word on how this lane is run."""
+        if policy is not self.policy:
+            self.policy = policy
+            self.ready.concurrent = policy.concurrent
 
     # -- what comes in
 
@@ -138,7 +136,7 @@ class Lane:
                 self._woken += 1
                 future.set_result(None)
                 return
-        if self._workers < self._policy.concurrent:
+        if self._workers < self.policy.concurrent:
             self._workers += 1
             self._woken += 1
             self._start(self._work(), f"lane {self.name}")
@@ -147,14 +145,14 @@ class Lane:
         self._woken -= 1
         try:
             while True:
-                if self.waiting and self._policy.rate > 0:
+                if self.ready.count and self.policy.rate > 0:
                     await self._pace()
                 parcel = self.ready.pick()
                 if parcel is None:
                     if not await self._rest():
                         break
                     continue
-                if self.waiting:
+                if self.ready.count:
                     self._others(parcel)
                 await self._one(parcel)
         finally:
@@ -166,7 +164,7 @@ class Lane:
         """While one worker goes, another may find something that it may take, and there is room for more."""
         if not self._woken and self.ready.may_go_on(but=parcel.queue):
             self._wake_worker()
-        if self.waiting == READY - READY // LOW - 1 and self.ask_again(self._now()):
+        if self.ready.count == READY - READY // LOW - 1 and self.ask_again(self._now()):
             self._more(self)
 
     async def _rest(self) -> bool:
@@ -186,7 +184,7 @@ class Lane:
     async def _pace(self) -> None:
         clock = asyncio.get_running_loop().time
         slot = max(self._next_slot, clock())
-        self._next_slot = slot + 1 / self._policy.rate
+        self._next_slot = slot + 1 / self.policy.rate
         if slot > clock():
             await asyncio.sleep(slot - clock())
 
@@ -300,18 +298,18 @@ class Lane:
         """Nothing sets out any more; what is under way is finished."""
         if self.hold is None:
             log.info("lane held", lane=self.name, reason=hold.reason)
-        self.hold = hold
+        self.hold, self._is_shut = hold, True
         self._put_back_all(self._now())
 
     def resumes(self) -> None:
         if self.hold is not None:
             log.info("lane resumed", lane=self.name)
-            self.hold = None
+            self.hold, self._is_shut = None, self._ends
             self._resume(self._now())
 
     def end(self) -> None:
         """The broker stops."""
-        self._ends = True
+        self._ends = self._is_shut = True
         self._put_back_all(self._now())
 
     # -- what others ask
@@ -320,10 +318,6 @@ class Lane:
     def waiting(self) -> int:
         """Parcels that are ready."""
         return self.ready.count
-
-    @property
-    def _is_shut(self) -> bool:
-        return self.hold is not None or self._ends
 
     @property
     def is_open(self) -> bool:

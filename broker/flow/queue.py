@@ -13,7 +13,7 @@ from broker.store import Delivery
 class Parcel:
     """Deliveries of one message that share an address: they leave in one transmission."""
 
-    __slots__ = ("body", "deliveries", "is_probe", "message", "position", "priority", "queue", "snapshot")
+    __slots__ = ("body", "deliveries", "is_probe", "message", "position", "priority", "queue", "size", "snapshot")
     queue: Queue  # of the destination that it counts under, once it is in memory
 
     def __init__(
@@ -23,13 +23,10 @@ class Parcel:
         self.deliveries = deliveries
         self.message = message
         self.body = body  # None: read from the store when it is sent
+        self.size = len(body) if body is not None else 0
         self.snapshot = snapshot  # version of the directory that the addresses are from
         self.priority = deliveries[0].priority
         self.is_probe = False  # its peer is left alone, and this one shows whether it has to be
-
-    @property
-    def size(self) -> int:
-        return len(self.body) if self.body is not None else 0
 
 
 class Queue:

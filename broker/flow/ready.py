@@ -64,7 +64,7 @@ class Ready:
 
     def pick(self) -> Parcel | None:
         """Takes the next parcel out; None where nothing may start now."""
-        allowed = self.allowed
+        allowed = FAIR * (self.concurrent - self.busy)
         if not self.count or allowed <= 0:
             return None
         if len(self._turns) == 1:

@@ -24,6 +24,7 @@ from broker.core.envelope import Envelope
 from broker.core.fhir.header import Header
 from broker.core.fhir.media import media_type
 from broker.core.fhir.read import read
+from broker.core.hold import Hold
 from broker.core.identity import identity, quotable_ids
 from broker.core.ids import MessageIds
 from broker.core.message import Fate, Message
@@ -79,7 +80,19 @@ class Here:
 @dataclass
 class Delivering:
     lanes: dict[str, Lane] = field(default_factory=dict)
+    store: SqliteStore | None = None
+    holds: dict[str, Hold] = field(default_factory=dict)
     awake: list[tuple[str, str]] = field(default_factory=list)
+
+    async def hold(self, hold: Hold) -> None:
+        assert self.store is not None
+        await self.store.hold(hold)
+        self.holds[hold.lane] = hold
+
+    async def resume(self, name: str) -> bool:
+        assert self.store is not None
+        self.holds.pop(name, None)
+        return await self.store.resume(name)
 
     def woken(self, lane: str, key: str) -> None:
         self.awake.append((lane, key))
@@ -243,7 +256,12 @@ async def operator_desk(
     known = endpoints if endpoints is not None else {EHR: EHR_URL, BOX: "mailbox:"}
     (folder / "directory").mkdir(exist_ok=True)
     directory = Directory(known, ["directory/*.yaml"], folder=folder, file="broker.yaml")
-    delivering, callers, receiving, listening = Delivering(), Callers(), Receiving(), {"admin": "127.0.0.1:8079"}
+    delivering, callers, receiving, listening = (
+        Delivering(store=store),
+        Callers(),
+        Receiving(),
+        {"admin": "127.0.0.1:8079"},
+    )
     metrics, woken, ruleset = Metrics(), [], RuleSet(rules)
 
     async def changed(old: Any, new: Any) -> int:

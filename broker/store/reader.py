@@ -36,6 +36,7 @@ class Reader:
         self.claims = claims
         self.policies = Policies(db)
         db.execute("PRAGMA query_only = 1")
+        db.execute("PRAGMA cache_size = -8192")  # a large backlog that is counted fills it, on each connection
 
 
 def stored(reader: Reader, position: int) -> Stored | None:

@@ -60,6 +60,7 @@ class Lane:
         self._ill: set[Queue] = set()  # whose health is not well
         self._probes = 0  # of them and of those that are ready: sent although the peer is left alone
         self._probing: set[str] = set()  # destinations that the store is being asked for in order to probe
+        self._kept_out = False  # something may be due that there was no room for
         self._workers = 0
         self._woken = 0  # workers that have been called and are not at work yet
         self._idle: deque[asyncio.Future[None]] = deque()
@@ -164,7 +165,7 @@ class Lane:
         """While one worker goes, another may find something that it may take, and there is room for more."""
         if not self._woken and self.ready.may_go_on(but=parcel.queue):
             self._wake_worker()
-        if self.ready.count == READY - READY // LOW - 1 and self.ask_again(self._now()):
+        if self._kept_out and not self.ready.is_full and self.ask_again(self._now()):
             self._more(self)
 
     async def _rest(self) -> bool:
@@ -363,7 +364,7 @@ class Lane:
         if due is None or self._is_shut:
             return None
         if self.peer.until is None:
-            return due if self.waiting < READY - READY // LOW else None
+            return None if self.ready.is_full else due
         if self._probes:  # one at a time
             return None
         return max(due, self.peer.until) if self.peer.nobody_may_be_tried else due
@@ -371,6 +372,7 @@ class Lane:
     def ask_again(self, now: datetime) -> bool:
         """Whether the store has something for this lane that may be tried now."""
         at = self.asks_at
+        self._kept_out = at is None and self.ready.is_full
         return at is not None and at <= now
 
     def wanted(self, now: datetime) -> dict[str, int]:
@@ -392,7 +394,8 @@ class Lane:
             else:
                 self._agenda.is_asked(queue)
                 limits[queue.key] = READY
-        share = max((READY - self.waiting) // (len(limits) + 1), 1)
+        many = len(limits) or 1
+        share = max(min((READY - self.waiting) // (many + 1), READY // 4 // many), 1)
         return {key: min(limit, share) for key, limit in limits.items()}
 
     def _rests_until(self, queue: Queue) -> datetime | None:

@@ -41,6 +41,11 @@ class Ready:
         """A destination with fewer attempts under way may start another."""
         return FAIR * (self.concurrent - self.busy)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the store is not asked for more: what comes in new finds the rest."""
+        return self.count >= READY - READY // LOW or self._bytes >= READY_BYTES
+
     def has_room(self, queue: Queue, priority: int) -> bool:
         """One destination has at most as much in memory as is free; what goes first finds the rest."""
         taken = 0 if priority else queue.count

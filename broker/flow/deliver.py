@@ -239,6 +239,7 @@ class Delivering:
             woken += count
             self.woken("", queued.key)
             if count < WOKEN_AT_ONCE:
+                lane.forgives(queued.key)
                 return woken
 
     # -- the schedule

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 
+import msgspec
 import structlog
 
 from broker.core.circuit import ALL_WELL, WELL, Health, Sign, destination_after, peer_after
@@ -102,9 +103,15 @@ class Lane:
 
     def _takes(self, queue: Queue) -> bool:
         """Whether something for this destination may set out at once."""
-        if self._is_shut or queue.health.until is not None:
+        if self._is_shut:
             return False
-        return self.peer.until is None or (self.peer.may_be_tried(queue.key) and not self._probes and not self._probing)
+        until, peer = queue.health.until, self.peer.until
+        if until is None and peer is None:
+            return True
+        rests, now = self._rests_until(queue), self._now()  # if that is over, this one is the probe
+        if self._probing or (rests is not None and rests > now):
+            return False
+        return not (until is not None and (queue.count or queue.under_way)) and not (peer is not None and self._probes)
 
     def due_at(self, key: str, due: datetime) -> None:
         """Something of a destination is due then, in the store."""
@@ -274,6 +281,14 @@ class Lane:
             queue.reason = ""
             self._enter(queue, now)
             self._more(self)
+
+    def forgives(self, key: str) -> None:
+        """Its address has changed: what a destination was left alone for may be over."""
+        queue = self._agenda.known(key)
+        if queue is not None and queue.health is not WELL:
+            self._destination_is(queue, WELL, "", self._now())
+        if key in self.peer.tried:
+            self.peer = msgspec.structs.replace(self.peer, tried=self.peer.tried - {key})
 
     def _put_back(self, queue: Queue) -> None:
         """What waits in memory for a destination goes back to the store, which has never lost it."""

@@ -241,6 +241,33 @@ async def test_next_address_is_taken_when_the_destination_is_left_alone_at_the_f
     assert [one.address for one in post.script.sent] == ["test://gate/a", "test://b/in"]
 
 
+async def test_new_message_is_the_probe_once_the_time_is_over(opened: Opened) -> None:
+    post = await opened(
+        endpoints=GATE, defaults=policy(lane={"open_after": 1}, retry={"give_up": timedelta(seconds=5)})
+    )
+    post.script.says("test://gate/a", BUSY, DOWN, ACCEPTED)
+    await sends(post, A, 1)
+    for tried in (1, 2):
+        await post.later(seconds=29)
+        await post.later(seconds=2)
+        assert len(post.script.sent) == tried, "nothing waits that could be tried"
+        await sends(post, A, 1, begin=tried)
+        assert len(post.script.sent) == tried + 1, "what comes then goes at once"
+    assert post.delivering.is_open(LANE, A)
+
+
+async def test_destination_whose_address_is_corrected_is_not_left_alone_for_the_old_one(opened: Opened) -> None:
+    post = await gateway(opened, concurrent=1, open_after=1)
+    post.script.says("test://gate/a", BUSY)
+    post.script.says("test://gate/b", BUSY)
+    await sends(post, A, 3)
+    await sends(post, B, 3)
+    assert not post.delivering.lanes[LANE].is_open
+    await post.moves({**GATE, A: "test://gate/c"})
+    assert count(post)["c"] == 3
+    assert post.delivering.lanes[LANE].is_open
+
+
 async def test_destinations_that_share_an_address_leave_together_whoever_is_due_first(opened: Opened) -> None:
     """M-55."""
     endpoints = {A: "test://gate/in", B: "test://gate/in", SENDER: "mailbox:"}

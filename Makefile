@@ -10,6 +10,8 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 # Other people's FHIR clients, for the end-to-end tests.
 CLIENTS := .build/node/.ready
+# Started by tests and benchmarks themselves, on free ports.
+RABBITMQ := rabbitmq-server=rabbitmq-server
 SOURCES := broker plugins tests benchmarks demo
 # What is there: demo and the tests grow from commit to commit.
 CODE = $(wildcard $(SOURCES))
@@ -20,6 +22,7 @@ demo: $(READY)  ## the main job on real messages, showing what happened
 	$(BIN)/python demo/run.py $(ARGS)
 
 test: $(READY) $(CLIENTS)  ## every test; ARGS="tests/core -q" for some
+	scripts/need $(RABBITMQ)
 	$(BIN)/python -m pytest $(ARGS)
 
 check: $(READY)  ## format, lint, types, import arrows, spelling
@@ -30,7 +33,8 @@ check: $(READY)  ## format, lint, types, import arrows, spelling
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/codespell
 
-bench: $(READY)  ## the broker beside a bare program, interleaved; ARGS="--quick --json FILE"
+bench: $(READY)  ## the broker beside a bare program and RabbitMQ, interleaved; ARGS="--quick --only a,b --json FILE"
+	scripts/need $(RABBITMQ)
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
 fmt: $(READY)

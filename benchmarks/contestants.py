@@ -18,7 +18,9 @@ import psutil
 from messages import MAILBOX, RECEIVER, SENDER
 
 HERE = Path(__file__).parent
-START = 30.0  # seconds for a server to be ready
+SERVERS = HERE.parent / "tests" / "servers"  # real servers of other people, as the tests start them
+START = 60.0  # seconds for a server to be ready
+STOP = 30.0  # seconds for it to end
 CORES = sorted(os.sched_getaffinity(0))
 SERVER_CORE, DRIVER_CORE = {CORES[0]}, {CORES[-1]}
 DELIVERED = "fhir_broker_messages_delivered_total"
@@ -43,17 +45,29 @@ directory:
 class Contestant:
     """A server under load: where to post, where to count, and what it has used."""
 
-    def __init__(self, name: str, process: subprocess.Popen[bytes], port: int, settled: str) -> None:
-        self.name, self.process, self.port, self.settled = name, process, port, settled
+    def __init__(self, name: str, process: subprocess.Popen[bytes], port: int, settled: str, log: Path) -> None:
+        self.name, self.port, self.settled, self.log = name, port, settled, log
+        self.started = 0.0  # seconds until it was ready
         self.watched = psutil.Process(process.pid)
 
-    def cpu(self) -> float:
-        used = self.watched.cpu_times()
-        return float(used.user + used.system)
+    def processes(self) -> list[psutil.Process]:
+        return [self.watched]
 
-    def rss(self) -> float:
-        """MiB."""
-        return float(self.watched.memory_info().rss) / (1 << 20)
+    def cpu(self) -> float:
+        """Seconds of processor time so far, those of children that have ended included."""
+        return sum(sum(process.cpu_times()[:4]) for process in self.processes())
+
+    def memory(self) -> dict[str, float]:
+        """MiB; `pss` shares out among processes what they share."""
+        used = [process.memory_full_info() for process in self.processes()]
+        return {"rss_mib": sum(u.rss for u in used) / (1 << 20), "pss_mib": sum(u.pss for u in used) / (1 << 20)}
+
+
+class Tree(Contestant):
+    """A server that a small program of ours started and minds: all that runs below it, without it."""
+
+    def processes(self) -> list[psutil.Process]:
+        return list(self.watched.children(recursive=True))
 
 
 def free_port() -> int:
@@ -78,7 +92,7 @@ def wait_until_ready(process: subprocess.Popen[bytes], port: int, path: str | No
             with urlopen(f"http://127.0.0.1:{port}{path}", timeout=2) as answer:
                 if answer.status == 200:
                     return
-        time.sleep(0.05)
+        time.sleep(0.02)
     raise SystemExit(f"not ready within {START:.0f} s:\n{tail(log)}")
 
 
@@ -96,17 +110,21 @@ def running(
     core: set[int] | None = None,
     ready: tuple[int, str | None] | None = None,
     settled: str = "",
+    kind: type[Contestant] = Contestant,
 ) -> Iterator[Contestant]:
     path = folder / f"{name}.log"
     with path.open("wb") as log:
+        began = time.monotonic()
         process = start(command, core=core or SERVER_CORE, log=log)
         try:
             wait_until_ready(process, *(ready or (port, None)), path)
-            yield Contestant(name, process, port, settled)
+            one = kind(name, process, port, settled, path)
+            one.started = time.monotonic() - began
+            yield one
         finally:
             process.terminate()
             try:
-                process.wait(20)
+                process.wait(STOP)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -123,8 +141,8 @@ def bare(folder: Path, *, to: int = 0) -> contextlib.AbstractContextManager[Cont
     return running("bare", command, folder=folder, port=port, ready=(port, "/health/ready"), settled=settled)
 
 
-def broker(folder: Path, *, to: int) -> contextlib.AbstractContextManager[Contestant]:
-    """The daemon as an operator would run it: its own defaults, logging included."""
+def broker(folder: Path, *, to: int, name: str = "broker") -> contextlib.AbstractContextManager[Contestant]:
+    """The daemon as an operator would run it: its own defaults, logging included. The store is the folder's."""
     port, admin = free_port(), free_port()
     config = folder / "broker.yaml"
     names = {"sender": SENDER, "mailbox": MAILBOX, "receiver": RECEIVER}
@@ -132,7 +150,7 @@ def broker(folder: Path, *, to: int) -> contextlib.AbstractContextManager[Contes
     command = [sys.executable, "-m", "broker", "run", "--config", str(config)]
     settled = f"http://127.0.0.1:{admin}/metrics#{DELIVERED}"
     ready = (admin, "/health/ready")
-    return running("broker", command, folder=folder, port=port, ready=ready, settled=settled)
+    return running(name, command, folder=folder, port=port, ready=ready, settled=settled)
 
 
 def proxy(folder: Path, *, to: int) -> contextlib.AbstractContextManager[Contestant]:
@@ -144,3 +162,21 @@ def receiver(folder: Path, name: str, *, size: int, core: set[int]) -> contextli
     port = free_port()
     command = program("receiver", "--port", port, "--size", size, "--answers")
     return running(name, command, folder=folder, port=port, core=core)
+
+
+def rabbitmq(folder: Path) -> contextlib.AbstractContextManager[Contestant]:
+    """A private node; Erlang's port mapper and helpers count as it."""
+    port = free_port()
+    command = [
+        sys.executable,
+        str(SERVERS / "rabbitmq_node.py"),
+        "--folder",
+        str(folder / "rabbitmq"),
+        "--port",
+        str(port),
+    ]
+    return running("rabbitmq", command, folder=folder, port=port, kind=Tree)
+
+
+def has_rabbitmq() -> bool:
+    return subprocess.run([sys.executable, str(SERVERS / "rabbitmq_node.py"), "--look"], check=False).returncode == 0

@@ -168,7 +168,8 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
         ended = await drain(received, len(load.latencies), options.settled, before) if server else answered
         return answered - started, ended - started
 
-    await send(options.connections * 4, 10.0)  # connections, caches and code paths warm
+    if options.warm:  # connections, caches and code paths
+        await send(options.connections * options.warm, 10.0)
     cpu = resource.getrusage(resource.RUSAGE_SELF)
     answered, ended = await send(min(options.n, MOST), min(options.seconds, LONGEST))
     after = resource.getrusage(resource.RUSAGE_SELF)
@@ -197,6 +198,7 @@ if __name__ == "__main__":
     parser.add_argument("--n", type=int, default=20_000, help=f"messages at most (and never more than {MOST})")
     parser.add_argument("--seconds", type=float, default=4.0, help="of sending, at most")
     parser.add_argument("--size", type=int, default=4096)
+    parser.add_argument("--warm", type=int, default=4, help="messages a connection before the clock starts")
     parser.add_argument("--receive", type=int, default=0, help="port on which the driver receives what is delivered")
     parser.add_argument(
         "--settled", default="", help="URL of the count of settled deliveries, with #counter if Prometheus"

@@ -33,6 +33,7 @@ def _group(name: str, text: str) -> typer.Typer:
 
 mailbox_cli = _group("mailbox", "What lies in the mailboxes.")
 dead_cli = _group("dead", "Dead letters: what was given up, and what to do with it.")
+streams_cli = _group("streams", "Where order is asked: what is held, and what waits for what goes before it.")
 lanes_cli = _group("lanes", "The peers: what waits for each, and whether it is left alone for now.")
 directory_cli = _group("directory", "Who lives where.")
 
@@ -335,6 +336,32 @@ def lanes_resume(
     from broker.commands import lanes, where
 
     raise typer.Exit(lanes.resume(where.admin(admin, config), name, say=Say(as_json=json, no_colour=no_color)))
+
+
+@streams_cli.command("ls")
+def streams_ls(
+    limit: Limit = 50, config: Config = None, admin: Admin = None, json: AsJson = False, no_color: NoColor = False
+) -> None:
+    """List the streams that are held, and those in which some wait for others."""
+    from broker.commands import streams, where
+
+    raise typer.Exit(streams.ls(where.admin(admin, config), limit=limit, say=Say(as_json=json, no_colour=no_color)))
+
+
+@streams_cli.command("resume")
+def streams_resume(
+    id: MessageId,
+    number: Number = None,
+    config: Config = None,
+    admin: Admin = None,
+    json: AsJson = False,
+    no_color: NoColor = False,
+) -> None:
+    """Let a stream go on past the dead letter that holds it; ID is the dead letter's message."""
+    from broker.commands import streams, where
+
+    said = Say(as_json=json, no_colour=no_color)
+    raise typer.Exit(streams.resume(where.admin(admin, config), id, number=number, say=said))
 
 
 @directory_cli.command("ls")

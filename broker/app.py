@@ -43,8 +43,9 @@ from broker.flow.retention import Ages, Retaining
 from broker.flow.sweep import Sweeping
 from broker.notify import ServiceManager, inherited_sockets, watchdog_interval
 from broker.plugins import Channels
+from broker.serving import Runner
 from broker.store.sqlite import SqliteStore
-from broker.web import Runner, application
+from broker.web import application
 
 log = structlog.get_logger("broker")
 

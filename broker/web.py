@@ -6,24 +6,23 @@ handler raises a `Refusal` and the frame says it in HTTP's words and in the call
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import os
-import socket
-import ssl
 import traceback
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
+import msgspec
 from aiohttp import hdrs, web
-from aiohttp.web_protocol import RequestHandler
+from multidict import CIMultiDictProxy
+from yarl import URL
 
 from broker.core.fhir.header import Format, Release
 from broker.core.fhir.media import acceptable, media_type
 from broker.core.fhir.outcomes import http_status, outcome_bytes
 from broker.core.outcome import BadRequest, Problem, Refusal, Who
-from broker.core.tls import ClientCertificate, Tls
 
 log = logging.getLogger(__name__)
 
@@ -34,12 +33,8 @@ DEFAULT_RELEASE = web.AppKey("default_release", Release)  # for callers that do 
 
 PINNED = {"R4": Release.R4, "R4B": Release.R4B, "R5": Release.R5}
 MIRRORED = ("X-Request-Id", "X-Correlation-Id", "Correlation-Id")  # M-53
+LONGEST_FIELD = 32 * 1024  # of a request; `destination` and `via` are lists of endpoints in one header
 LONGEST_MIRRORED = 256  # an id; a caller that sends more gets nothing back
-LONGEST_FIELD = 32 * 1024  # `destination` and `via` are lists of endpoints in one header
-LONGEST_LINE = 16 * 1024  # request line: `response-url` and chained searches
-IDLE = 75.0  # seconds a connection may stand without a request; also the most that headers may take
-BACKLOG = 1024  # connections that wait to be taken: what comes in at once, a restart included
-LINGER = 2.0  # seconds in which the rest of a refused body is thrown away, so that the answer is read
 
 
 class HttpRefusal(Refusal):
@@ -96,16 +91,50 @@ async def send_continue(request: web.Request) -> None:
 
 async def _finish_headers(request: web.Request, response: web.StreamResponse) -> None:
     response.headers.popall(hdrs.SERVER, None)  # X-2: nothing that describes the server
+    for name, value in mirrored(request):
+        response.headers[name] = value
+
+
+def mirrored(request: Asking) -> list[tuple[str, str]]:
+    """The caller's own ids, for the answer (M-53)."""
+    found = []
     for name in MIRRORED:
         value = request.headers.get(name)
         if value and len(value) <= LONGEST_MIRRORED and value.isascii() and value.isprintable():
-            response.headers[name] = value
+            found.append((name, value))
+    return found
+
+
+class Asking(Protocol):
+    """What of a request the frame reads: aiohttp's own has it, and so has the short way's."""
+
+    @property
+    def app(self) -> web.Application: ...
+    @property
+    def rel_url(self) -> URL: ...
+    @property
+    def headers(self) -> CIMultiDictProxy[str]: ...
+    @property
+    def match_info(self) -> Mapping[str, str]: ...
+    @property
+    def transport(self) -> asyncio.Transport | None: ...
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """An answer before any library has dressed it."""
+
+    status: int
+    body: bytes = b""
+    headers: tuple[tuple[str, str], ...] = ()  # without those that frame the body
+
+    def response(self) -> web.Response:
+        return web.Response(status=self.status, body=self.body or None, headers=self.headers)
 
 
 # --- what the caller says --------------------------------------------------------------------------------------------
 
 
-def pinned_release(request: web.Request) -> Release | None:
+def pinned_release(request: Asking) -> Release | None:
     """The release that the URL names: R5 for /fhir/R5/…"""
     base = request.app[BASE_PATH]
     path = request.rel_url.raw_path
@@ -118,7 +147,7 @@ def pinned_release(request: web.Request) -> Release | None:
 _PLAIN = {"async=true": [("async", "true")], "async=false": [("async", "false")]}
 
 
-def parameters(request: web.Request) -> list[tuple[str, str]]:
+def parameters(request: Asking) -> list[tuple[str, str]]:
     """The query, decoded once; a raw `+` stays one: `_format=application/fhir+xml` and instants have it (M-63)."""
     raw = request.rel_url.raw_query_string
     if not raw:
@@ -130,7 +159,7 @@ def parameters(request: web.Request) -> list[tuple[str, str]]:
         raise BadRequest("the query is not percent-encoded UTF-8", expression="http.query") from None
 
 
-def parameter(request: web.Request, name: str) -> str | None:
+def parameter(request: Asking, name: str) -> str | None:
     """The value of a parameter that may be there once."""
     values = [value for key, value in parameters(request) if key == name]
     if len(values) > 1:
@@ -138,7 +167,7 @@ def parameter(request: web.Request, name: str) -> str | None:
     return values[0] if values else None
 
 
-def preferences(request: web.Request) -> dict[str, str]:
+def preferences(request: Asking) -> dict[str, str]:
     """`Prefer` by RFC 7240: lower-case names, the first of each counts, parameters behind `;` are left out."""
     found: dict[str, str] = {}
     for field in request.headers.getall("Prefer", ()):
@@ -172,7 +201,7 @@ def _unquoted(text: str) -> str:
     return "".join(next(characters, "") if char == "\\" else char for char in characters)
 
 
-def wanted(request: web.Request) -> tuple[Format, Release | None]:
+def wanted(request: Asking) -> tuple[Format, Release | None]:
     """The format and release that the caller asks for (M-51, X-61); refuses with 406 what cannot be given."""
     accept = ", ".join(request.headers.getall(hdrs.ACCEPT, ()))
     format_parameter = parameter(request, "_format")
@@ -184,7 +213,7 @@ def wanted(request: web.Request) -> tuple[Format, Release | None]:
 _acceptable = lru_cache(maxsize=256)(acceptable)  # callers say the same with every message
 
 
-def _format_sent(request: web.Request) -> tuple[Format, Release | None]:
+def _format_sent(request: Asking) -> tuple[Format, Release | None]:
     """X-61: who does not say gets back what he sends, and JSON where that says nothing."""
     try:
         sent = media_type(request.headers.get(hdrs.CONTENT_TYPE, ""))
@@ -193,7 +222,7 @@ def _format_sent(request: web.Request) -> tuple[Format, Release | None]:
     return sent.format, None
 
 
-def _format_for_refusal(request: web.Request) -> tuple[Format, Release | None]:
+def _format_for_refusal(request: Asking) -> tuple[Format, Release | None]:
     try:
         return wanted(request)
     except Refusal:
@@ -203,41 +232,53 @@ def _format_for_refusal(request: web.Request) -> tuple[Format, Release | None]:
 # --- answers ---------------------------------------------------------------------------------------------------------
 
 
+def content_type_of(format: Format, release: Release | None = None) -> str:
+    """The media type of a resource of ours; `release` is named where the caller pinned or asked for one."""
+    content_type = f"application/fhir+{format.value}"
+    return content_type if release is None else f"{content_type}; fhirVersion={release.value}"
+
+
 def respond(
-    request: web.Request,
+    request: Asking,
     status: int,
     body: bytes,
     format: Format,
     release: Release | None = None,
     headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
 ) -> web.Response:
-    """A resource of our own making in the answer; `release` is named where the caller pinned or asked for one."""
-    content_type = f"application/fhir+{format.value}"
-    if release is not None:
-        content_type += f"; fhirVersion={release.value}"
+    """A resource of our own making in the answer."""
+    content_type = content_type_of(format, release)
     return web.Response(status=status, body=body, headers={**dict(headers), hdrs.CONTENT_TYPE: content_type})
 
 
-def respond_with(
-    request: web.Request,
+def outcome_reply(
+    request: Asking,
     status: int,
     problems: Iterable[Problem],
     headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
-) -> web.Response:
+) -> Reply:
     """An OperationOutcome of these problems, in the caller's format."""
     format, asked = _format_for_refusal(request)
     release = asked or pinned_release(request)
     body = outcome_bytes(tuple(problems), format=format, release=release or request.app[DEFAULT_RELEASE])
-    return respond(request, status, body, format, release, headers)
+    return Reply(status, body, (*dict(headers).items(), (hdrs.CONTENT_TYPE, content_type_of(format, release))))
 
 
-def respond_refused(request: web.Request, refusal: Refusal) -> web.Response:
+def refusal_reply(request: Asking, refusal: Refusal) -> Reply:
     """A refusal in HTTP's words."""
     status = refusal.status if isinstance(refusal, HttpRefusal) else http_status(refusal)
     headers: dict[str, str] = {}
     if refusal.retry_after is not None:
         headers[hdrs.RETRY_AFTER] = str(max(1, round(refusal.retry_after)))
-    return respond_with(request, status, refusal.problems, headers)
+    return outcome_reply(request, status, refusal.problems, headers)
+
+
+def failure_reply(request: Asking, exc: Exception) -> Reply:
+    """The answer to a request over which something was raised: a refusal, or a bug of ours."""
+    if isinstance(exc, Refusal):
+        return refusal_reply(request, exc)
+    log_bug(exc)
+    return outcome_reply(request, 500, [BUG])
 
 
 @web.middleware
@@ -245,8 +286,6 @@ async def say_what_went_wrong(request: web.Request, handler: Handler) -> web.Str
     """Every refusal, unknown path, wrong method and bug becomes an OperationOutcome (promise 8)."""
     try:
         response = await handler(request)
-    except Refusal as refusal:
-        response = respond_refused(request, refusal)
     except web.HTTPException as exc:
         if exc.status < 400:
             raise
@@ -254,8 +293,7 @@ async def say_what_went_wrong(request: web.Request, handler: Handler) -> web.Str
     except ConnectionError:
         raise  # the caller is gone; nobody reads an answer
     except Exception as exc:
-        log_bug(exc)
-        response = respond_with(request, 500, [BUG])
+        response = failure_reply(request, exc).response()
     if response.status >= 400 and request.can_read_body and not request.content.is_eof():
         response.force_close()  # what is left of a refused body is not worth reading
     return response
@@ -294,150 +332,4 @@ def _respond_http_exception(request: web.Request, exc: web.HTTPException) -> web
         problem = BUG
     else:
         problem = Problem(code="processing", id="bad-request", text=f"the request is refused: {exc.reason}")
-    return respond_with(request, exc.status, [problem], headers)
-
-
-# --- listening -------------------------------------------------------------------------------------------------------
-
-
-def server_context(tls: Tls) -> ssl.SSLContext:
-    """TLS for a listener: 1.2 at least (X-1), client certificates as the block says."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(tls.cert, tls.key)
-    if tls.client is not ClientCertificate.OFF:
-        if tls.client_ca is None:
-            raise ValueError(f"tls: client: {tls.client} needs client_ca, the authorities to check against")
-        context.load_verify_locations(cafile=tls.client_ca)
-        required = tls.client is ClientCertificate.REQUIRED
-        context.verify_mode = ssl.CERT_REQUIRED if required else ssl.CERT_OPTIONAL
-    return context
-
-
-class _Connection(RequestHandler):
-    """A connection that answers what is not HTTP in FHIR's words too, and says nothing of what serves it."""
-
-    __slots__ = ()
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        if request.writer.output_size > 0:
-            raise ConnectionError("part of an answer was sent already")
-        if status >= 500:
-            if exc is not None:
-                log_bug(exc)
-            problem = BUG
-        else:
-            log.info("not HTTP from %s: %s", request.remote, type(exc).__name__)
-            problem = Problem(code="structure", id="not-http", text="the request is not HTTP/1.1 that can be read")
-        body = outcome_bytes((problem,), format=Format.JSON, release=Release.R4)
-        headers = {hdrs.CONTENT_TYPE: "application/fhir+json", hdrs.SERVER: "fhir-broker"}
-        response = web.Response(status=status, body=body, headers=headers)
-        response.force_close()
-        return response
-
-
-class _Server(web.Server):
-    def __call__(self) -> RequestHandler:
-        return _Connection(self, loop=self._loop, **self._kwargs)
-
-
-class Runner(web.AppRunner):
-    """Runs an application on any number of listeners; a caller that goes away cancels its handler."""
-
-    __slots__ = ("listening",)
-
-    def __init__(self, app: web.Application, *, drain: float = 10.0) -> None:
-        super().__init__(
-            app,
-            handler_cancellation=True,
-            access_log=None,  # X-3: a request line is as sensitive as a payload
-            auto_decompress=False,  # compressed bodies are unpacked by who knows the limit
-            max_field_size=LONGEST_FIELD,
-            max_line_size=LONGEST_LINE,
-            keepalive_timeout=IDLE,
-            lingering_time=LINGER,
-            shutdown_timeout=drain,
-        )
-        self.listening: list[str] = []
-
-    async def _make_server(self) -> web.Server:
-        made = await super()._make_server()
-        return _Server(
-            made.request_handler,
-            request_factory=made.request_factory,
-            handler_cancellation=made.handler_cancellation,
-            **made._kwargs,
-        )
-
-    async def listen(self, listen: str, tls: Tls | None = None) -> str:
-        """Listens on host:port or unix:PATH; returns it with the real port."""
-        if self.server is None:
-            await self.setup()
-        context = server_context(tls) if tls else None
-        if listen.startswith("unix:"):
-            path = listen.removeprefix("unix:")
-            await web.UnixSite(self, path, ssl_context=context).start()
-            os.chmod(path, 0o660)
-            self.listening.append(listen)
-            return listen
-        host, port = host_and_port(listen)
-        before = len(self.addresses)
-        await web.TCPSite(self, host or None, port, ssl_context=context, backlog=BACKLOG).start()
-        self.listening.append(_shown(self.addresses[before]))
-        return self.listening[-1]
-
-    async def listen_on(self, inherited: socket.socket, listen: str, tls: Tls | None = None) -> str:
-        """Listens on a socket that the service manager has opened; it must be what the configuration says."""
-        bound = _shown(inherited.getsockname())
-        if not _is_same(listen, bound):
-            raise ValueError(
-                f"the socket that was handed down listens on {bound}, the configuration says {listen}:"
-                " what it says of TLS and of who may come in is meant for that"
-            )
-        if self.server is None:
-            await self.setup()
-        context = server_context(tls) if tls else None
-        await web.SockSite(self, inherited, ssl_context=context, backlog=BACKLOG).start()
-        self.listening.append(bound)
-        return bound
-
-
-async def listen(app: web.Application, listen: str, tls: Tls | None = None) -> Runner:
-    """Serves the application; `runner.listening[0]` says where, `runner.cleanup()` ends it."""
-    runner = Runner(app)
-    try:
-        await runner.listen(listen, tls)
-    except BaseException:
-        await runner.cleanup()
-        raise
-    return runner
-
-
-def _shown(bound: Any) -> str:
-    """What `getsockname` says, as it is written in the configuration."""
-    if not isinstance(bound, tuple):
-        return f"unix:{os.fsdecode(bound)}"
-    host = f"[{bound[0]}]" if ":" in str(bound[0]) else bound[0]
-    return f"{host}:{bound[1]}"
-
-
-def _is_same(listen: str, bound: str) -> bool:
-    if listen.startswith("unix:") or bound.startswith("unix:"):
-        return listen == bound
-    (host, port), (bound_host, bound_port) = host_and_port(listen), host_and_port(bound)
-    names = ("127.0.0.1", "::1") if host.lower() == "localhost" else (host,)
-    return port in (0, bound_port) and bound_host in names
-
-
-def host_and_port(text: str) -> tuple[str, int]:
-    """ "127.0.0.1:8080", "[::1]:0", ":8080" as host and port."""
-    host, colon, port = text.rpartition(":")
-    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise ValueError(f"{text!r} is not host:port or unix:PATH")
-    return host.removeprefix("[").removesuffix("]"), int(port)
+    return outcome_reply(request, exc.status, [problem], headers).response()

@@ -14,6 +14,7 @@ from broker.api.admin_frame import PREFIX, as_json, in_json
 from broker.api.admin_lanes import Lanes
 from broker.api.admin_messages import Messages
 from broker.api.admin_parts import DeliveringLike, HealthLike, HereLike, Parts
+from broker.api.admin_streams import Streams
 from broker.api.openapi import document
 from broker.core.policy import Policy
 from broker.core.rules import RuleSet
@@ -39,7 +40,8 @@ def add_admin(
         health=health, changed=changed,
     )  # fmt: skip
     app.middlewares.append(in_json)
-    admin, messages, dead, where, lanes = Admin(parts), Messages(parts), Dead(parts), Whereabouts(parts), Lanes(parts)
+    admin, messages, dead, where = Admin(parts), Messages(parts), Dead(parts), Whereabouts(parts)
+    lanes, streams = Lanes(parts), Streams(parts)
     routes = [
         ("GET", "/status", admin.status),
         ("GET", "/lanes", lanes.list),
@@ -54,6 +56,8 @@ def add_admin(
         ("POST", "/dead/redrive", dead.redrive_several),
         ("POST", "/dead/{id}/redrive", dead.redrive),
         ("POST", "/dead/{id}/drop", dead.drop),
+        ("GET", "/streams", streams.list),
+        ("POST", "/streams/{id}/resume", streams.resume),
         ("POST", "/route", where.route),
         ("GET", "/directory", where.list),
         ("GET", "/directory/lookup", where.lookup),
@@ -92,6 +96,7 @@ class Admin:
                 "positions": counts.messages,
                 "waiting": counts.waiting,
                 "dead": counts.dead,
+                "held_streams": counts.held_streams,
                 "open_answers": counts.open_answers,
                 "oldest_due": counts.oldest_due,
             },

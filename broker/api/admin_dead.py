@@ -11,9 +11,9 @@ from aiohttp import web
 from broker.api.admin_frame import AdminError, as_json, number_of, object_of
 from broker.api.admin_messages import one_position
 from broker.api.admin_parts import Parts
-from broker.api.story import delivery_told, line
+from broker.api.story import delivery_told, line, places_of
 from broker.core.delivery import State
-from broker.store import DeadLetter, Delivery
+from broker.store import DeadLetter, Delivery, Released
 
 PAGE, MOST = 50, 500
 AT_ONCE = 200  # rows read at a time where all are wanted
@@ -29,7 +29,10 @@ class Dead:
         limit = number_of(request, "limit", PAGE, least=1, most=MOST)
         letters, more = await self._page(number_of(request, "after", 0), limit)
         ids = self._parts.here.ids
-        told = [{**line(one.stored, ids), "delivery": delivery_told(one.delivery, ids)} for one in letters]
+        told = []
+        for one in letters:
+            place = (await places_of(self._parts.store, (one.delivery,))).get(one.delivery.number)
+            told.append({**line(one.stored, ids), "delivery": delivery_told(one.delivery, ids, place=place)})
         return as_json({"dead": told, "next": letters[-1].delivery.position if more else None})
 
     async def _page(self, after: int, limit: int) -> tuple[Sequence[DeadLetter], bool]:
@@ -108,9 +111,13 @@ class Dead:
         if stored is None or not stored.body_kept:
             raise AdminError(410, "body-removed", "the bytes are gone: retention has removed them")
         done = await self._parts.store.redrive(one.position, one.number, now, min(said, expiry) if said else expiry)
-        if done:
-            self._parts.delivering.woken(one.lane, one.key)
-        return done
+        return self._went_on(done)
+
+    def _went_on(self, done: Released | None) -> bool:
+        """What is due now is looked for in its lane; says whether anything was done at all."""
+        for lane, key in done.queues if done is not None else ():
+            self._parts.delivering.woken(lane, key)
+        return done is not None
 
     async def drop(self, request: web.Request) -> web.Response:
         """Gives dead deliveries up for good; the story stays, with the reason."""
@@ -125,7 +132,7 @@ class Dead:
         numbers = [
             one.number
             for one in await self._dead(position, wanted)
-            if await self._parts.store.drop(position, one.number, now, reason)
+            if self._went_on(await self._parts.store.drop(position, one.number, now, reason))
         ]
         if not numbers:
             raise AdminError(409, "not-dead", "none of its deliveries is dead any more; its trace says why")

@@ -11,7 +11,7 @@ from broker.api.admin_frame import AdminError, as_json, object_of
 from broker.api.admin_parts import LaneLike, Parts
 from broker.core.explain import plain
 from broker.core.hold import LONGEST_REASON, Hold, Phase
-from broker.store import Waiting
+from broker.store import BEHIND, Waiting
 
 LONGEST_NAME = 500  # characters
 
@@ -86,7 +86,8 @@ def _instant(body: dict[str, Any], name: str) -> datetime | None:
 def _lane(
     name: str, lane: LaneLike | None, stored: Waiting | None, hold: Hold | None, now: datetime
 ) -> dict[str, object]:
-    dues = [lane.next_due if lane else None, stored.due if stored else None]
+    known = [lane.next_due if lane else None, stored.due if stored else None]
+    dues = [due for due in known if due is not None and due < BEHIND]  # beyond, it waits for others of its stream
     return {
         "lane": name,
         "state": _state(lane, hold, now),
@@ -101,7 +102,7 @@ def _lane(
         "in_memory": lane.waiting if lane else 0,
         "waiting": stored.count if stored else 0,
         "oldest": stored.oldest if stored else None,
-        "next_due": min((due for due in dues if due is not None), default=None),
+        "next_due": min(dues, default=None),
         "policy": plain(lane.policy) if lane else None,
     }
 

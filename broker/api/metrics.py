@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import platform
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import datetime
+from itertools import accumulate
 
 import prometheus_client as prometheus
 from aiohttp import hdrs, web
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from broker import __version__
 from broker.api.admin_parts import CallersLike, DeliveringLike
@@ -29,23 +31,25 @@ COMMIT = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
 
 
 class Metrics:
-    """A `broker.flow.meter.Meter`. The children of labels are kept, so that a call is a look-up and an addition."""
+    """A `broker.flow.meter.Meter`: a call is a look-up and an addition, and only a scrape makes samples of it.
+
+    Each number is added to by one thread, the loop's or the store's writer, so none needs a lock.
+    """
 
     def __init__(self) -> None:
-        prometheus.disable_created_metrics()  # type: ignore[no-untyped-call]  # second series, that nobody reads
         registry = self.registry = prometheus.CollectorRegistry(auto_describe=False)
-        self._received = Counted(registry, "messages_received", "Messages that came in.", "channel")
-        self._accepted = Counted(registry, "messages_accepted", "Messages that were kept.", "channel")
-        self._refused = Counted(registry, "messages_refused", "Messages refused at the door.", "channel", "error")
-        self._duplicates = Counted(registry, "dedupe_hits", "Copies of messages that were here before.", "channel")
-        self._delivered = Counted(registry, "messages_delivered", "Deliveries that ended well.", "channel", "route")
-        self._died = Counted(registry, "deliveries_failed", "Deliveries given up or refused.", "route", "error")
-        self._attempts = Counted(registry, "delivery_attempts", "Attempts by their end.", "channel", "outcome")
-        self._responses = Counted(registry, "responses", "Responses by what they were to us.", "fate")
-        self._late = Counted(registry, "late_responses", "Responses to requests that were closed.")
+        self._received = counted(registry, "messages_received", "Messages that came in.", "channel")
+        self._accepted = counted(registry, "messages_accepted", "Messages that were kept.", "channel")
+        self._refused = counted(registry, "messages_refused", "Messages refused at the door.", "channel", "error")
+        self._duplicates = counted(registry, "dedupe_hits", "Copies of messages that were here before.", "channel")
+        self._delivered = counted(registry, "messages_delivered", "Deliveries that ended well.", "channel", "route")
+        self._died = counted(registry, "deliveries_failed", "Deliveries given up or refused.", "route", "error")
+        self._attempts = counted(registry, "delivery_attempts", "Attempts by their end.", "channel", "outcome")
+        self._responses = counted(registry, "responses", "Responses by what they were to us.", "fate")
+        self._late = counted(registry, "late_responses", "Responses to requests that were closed.")
         self._durations = Timed(registry, "delivery_duration_seconds", "Attempts, by channel.", ATTEMPT, "channel")
         self._commits = Timed(registry, "store_commit_seconds", "Commits of the store.", COMMIT)
-        self._operations = Counted(registry, "store_operations", "Operations that the commits held.")
+        self._operations = counted(registry, "store_operations", "Operations that the commits held.")
         info = prometheus.Gauge("build_info", "This release.", ("version", "python"), PREFIX, registry=registry)
         info.labels(__version__, platform.python_version()).set(1)
         prometheus.ProcessCollector(registry=registry)
@@ -54,72 +58,117 @@ class Metrics:
     # -- what the flow says
 
     def received(self, channel: str) -> None:
-        self._received.child(channel).inc()
+        self._received[channel,] += 1
 
     def refused(self, channel: str, error: str) -> None:
-        self._refused.child(channel, error).inc()
+        self._refused[channel, error] += 1
 
     def accepted(self, channel: str) -> None:
-        self._accepted.child(channel).inc()
+        self._accepted[channel,] += 1
 
     def duplicate(self, channel: str) -> None:
-        self._duplicates.child(channel).inc()
+        self._duplicates[channel,] += 1
 
     def attempted(self, channel: str, outcome: str, seconds: float) -> None:
-        self._attempts.child(channel, outcome).inc()
+        self._attempts[channel, outcome] += 1
         self._durations.child(channel).observe(seconds)
 
     def delivered(self, channel: str, route: str) -> None:
-        self._delivered.child(channel, route or DEFAULTS).inc()
+        self._delivered[channel, route or DEFAULTS] += 1
 
     def died(self, route: str, error: str) -> None:
-        self._died.child(route or DEFAULTS, error).inc()
+        self._died[route or DEFAULTS, error] += 1
 
     def responded(self, fate: str) -> None:
-        self._responses.child(fate).inc()
+        self._responses[fate,] += 1
         if fate == "late":
-            self._late.child().inc()
+            self._late[()] += 1
 
     # -- what the store says
 
     def committed(self, seconds: float, operations: int) -> None:
         """One commit with so many operations; called in the writer's thread."""
         self._commits.child().observe(seconds)
-        self._operations.child().inc(operations)
+        self._operations[()] += operations
+
+
+class Tally(dict[tuple[str, ...], int]):
+    """The numbers of a counter by the values of its labels; one that was never counted is nought."""
+
+    def __missing__(self, values: tuple[str, ...]) -> int:
+        return 0
+
+
+def counted(registry: prometheus.CollectorRegistry, name: str, text: str, *labels: str) -> Tally:
+    """A counter that the registry shows."""
+    counts = Tally() if labels else Tally({(): 0})
+    registry.register(Counted(counts, name, text, labels))
+    return counts
 
 
 class Counted:
-    """A counter with its children at hand."""
+    """Shows a counter."""
 
-    def __init__(self, registry: prometheus.CollectorRegistry, name: str, text: str, *labels: str) -> None:
-        self._counter = prometheus.Counter(name, text, labels, PREFIX, registry=registry)
-        self._children: dict[tuple[str, ...], prometheus.Counter] = {}
-        if not labels:
-            self._children[()] = self._counter
+    def __init__(self, counts: Tally, name: str, text: str, labels: tuple[str, ...]) -> None:
+        self._counts = counts
+        self._about = (f"{PREFIX}_{name}", text, labels)
 
-    def child(self, *values: str) -> prometheus.Counter:
-        found = self._children.get(values)
-        if found is None:
-            found = self._children[values] = self._counter.labels(*values)
-        return found
+    def describe(self) -> list[Metric]:
+        name, text, labels = self._about
+        return [CounterMetricFamily(name, text, labels=labels)]
+
+    def collect(self) -> Iterator[Metric]:
+        name, text, labels = self._about
+        family = CounterMetricFamily(name, text, labels=labels)
+        for values, count in tuple(self._counts.items()):
+            family.add_metric(values, count)
+        yield family
+
+
+class Spread:
+    """How many observations fell between which bounds, and their sum."""
+
+    __slots__ = ("_bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self._bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)  # the last for what is beyond the last bound
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self._bounds, value)] += 1  # a bound belongs to its bucket
+        self.total += value
 
 
 class Timed:
-    """A histogram with its children at hand."""
+    """A histogram: its spreads by the values of its labels."""
 
     def __init__(
-        self, registry: prometheus.CollectorRegistry, name: str, text: str, buckets: tuple[float, ...], *labels: str
+        self, registry: prometheus.CollectorRegistry, name: str, text: str, bounds: tuple[float, ...], *labels: str
     ) -> None:
-        self._histogram = prometheus.Histogram(name, text, labels, PREFIX, registry=registry, buckets=buckets)
-        self._children: dict[tuple[str, ...], prometheus.Histogram] = {}
-        if not labels:
-            self._children[()] = self._histogram
+        self._about = (f"{PREFIX}_{name}", text, labels)
+        self._bounds = bounds
+        self._names = [*(str(float(bound)) for bound in bounds), "+Inf"]
+        self._children: dict[tuple[str, ...], Spread] = {} if labels else {(): Spread(bounds)}
+        registry.register(self)
 
-    def child(self, *values: str) -> prometheus.Histogram:
+    def child(self, *values: str) -> Spread:
         found = self._children.get(values)
         if found is None:
-            found = self._children[values] = self._histogram.labels(*values)
+            found = self._children[values] = Spread(self._bounds)
         return found
+
+    def describe(self) -> list[Metric]:
+        name, text, labels = self._about
+        return [HistogramMetricFamily(name, text, labels=labels)]
+
+    def collect(self) -> Iterator[Metric]:
+        name, text, labels = self._about
+        family = HistogramMetricFamily(name, text, labels=labels)
+        for values, spread in tuple(self._children.items()):
+            buckets = list(zip(self._names, accumulate(spread.counts), strict=True))
+            family.add_metric(values, buckets, spread.total)
+        yield family
 
 
 class Standing:
@@ -153,6 +202,7 @@ class Standing:
             yield _gauge("store_free_bytes", "Room left on the store's disk.", self._store.free())
         if self._counts is not None:
             yield _gauge("dead_letters", "Dead deliveries that wait for an operator.", self._counts.dead)
+            yield _gauge("streams_held", "Streams that a dead letter holds.", self._counts.held_streams)
             yield _gauge("pending_responses", "Deliveries whose response is looked for.", self._counts.open_answers)
         yield from self._lanes()
 

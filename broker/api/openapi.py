@@ -91,6 +91,8 @@ _SCHEMAS: dict[str, Schema] = {
         "attempts": _NUMBER,
         "left": _YES,
         "due": _TIME0,
+        "order": _of("string", enum=["none", "source", "subject", "focus", "correlation"]),
+        "stream": {"oneOf": [_ref("Place"), _of("null")]},
         "expiry": _TIME,
         "ended": _TIME0,
         "answer": _object({
@@ -117,6 +119,16 @@ _SCHEMAS: dict[str, Schema] = {
             "ahead": _list(_ref("Entry")),
         }
     ),
+    "Place": _object({
+        "behind": _or_null("string", description="our id of the message whose delivery goes before it"),
+        "ahead": _of("integer", description="how many go before it"),
+        "held_by": _of("array", items=_TEXT, description="our ids of the messages whose dead letters hold the stream"),
+        "holds": _of("boolean", description="it is one of those"),
+    }),
+    "Stream": _object({
+        "destination": _TEXT0, "address": _TEXT0, "order": _TEXT, "by": _TEXT0, "value": _TEXT0, "waiting": _NUMBER,
+        "next": _TEXT0, "held_by": _list(_object({"id": _TEXT, "delivery": _NUMBER, "since": _TIME})),
+    }),
     "DeadLetter": _object({**_LINE, "delivery": _ref("Delivery")}),
     "Lane": _object({
         "lane": _TEXT, "state": _of("string", enum=["open", "closed", "held"]), "open": _YES, "closed_until": _TIME0,
@@ -204,14 +216,14 @@ _PATHS: dict[str, dict[str, Any]] = {
     },
     "/admin/v1/lanes/{name}/hold": {
         "post": _operation(
-            "hold", "Lets nothing go to a peer, from now or a time on, until a time or until it is resumed.",
+            "holdLane", "Lets nothing go to a peer, from now or a time on, until a time or until it is resumed.",
             _object({"lane": _TEXT, "known": _YES, "hold": _ref("Hold")}), _LANE_NAME,
             body=_json_body(_of("object", properties={
                 "reason": _of("string", maxLength=LONGEST_REASON), "from": _TIME, "until": _TIME,
             }, additionalProperties=False), required=False)),
     },
     "/admin/v1/lanes/{name}/resume": {
-        "post": _operation("resume", "Ends a hold, planned or begun.", _object({"lane": _TEXT}), _LANE_NAME),
+        "post": _operation("resumeLane", "Ends a hold, planned or begun.", _object({"lane": _TEXT}), _LANE_NAME),
     },
     "/admin/v1/messages/{id}": {
         "get": _operation("story", "The whole story of a message.", _ref("Message"), _ID,
@@ -250,6 +262,15 @@ _PATHS: dict[str, dict[str, Any]] = {
         "post": _operation("drop", "Gives dead deliveries up for good; the story stays.",
                            _object({"id": _TEXT, "dropped": _list(_NUMBER)}), _ID, _DELIVERY_NUMBER,
                            body=_json_body(_object({"reason": _of("string", maxLength=500)}))),
+    },
+    "/admin/v1/streams": {
+        "get": _operation("streams", "Held streams, then those in which some wait for others.",
+                          _object({"streams": _list(_ref("Stream"))}), _limit(50, 500)),
+    },
+    "/admin/v1/streams/{id}/resume": {
+        "post": _operation("resumeStream", "The stream that a dead letter of this message holds goes on without it.",
+                           _object({"id": _TEXT, "resumed": _list(_NUMBER)}), _ID,
+                           _query("number", "One delivery of the message; without it, all that hold one.", _NUMBER)),
     },
     "/admin/v1/route": {
         "post": _operation(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -11,8 +11,9 @@ from broker.core.addressing import shown
 from broker.core.delivery import AnswerState, Event, Outcome, State, Step
 from broker.core.ids import MessageIds
 from broker.core.message import Fate, Message
+from broker.core.policy import Order
 from broker.plugins import is_mailbox
-from broker.store import Delivery, Note, Store, Stored
+from broker.store import Delivery, Note, Place, Store, Stored
 
 CALLER = "caller:"  # the address of a response that went to the caller that waited
 UUID = "urn:uuid:"
@@ -54,9 +55,10 @@ async def story(store: Store, ids: MessageIds, position: int, *, under_way: Unde
     deliveries, notes, mail, answers = await asyncio.gather(
         store.deliveries(position), store.notes(position), store.mail_of(position), store.answers_to(position)
     )
+    places = await places_of(store, deliveries)
     return {
         **_message(stored, ids),
-        "deliveries": [delivery_told(one, ids, under_way) for one in deliveries],
+        "deliveries": [delivery_told(one, ids, under_way, places.get(one.number)) for one in deliveries],
         "mailboxes": [{"endpoint": name, "read": at, "reader": who} for name, at, who in mail],
         "notes": [{"at": one.at, "what": one.what, "text": one.text, "who": one.who or None} for one in notes],
         "answers": _answers(stored, ids),
@@ -134,7 +136,16 @@ def _answers(stored: Stored, ids: MessageIds) -> Told | None:
 # -- deliveries
 
 
-def delivery_told(one: Delivery, ids: MessageIds, under_way: UnderWay | None = None) -> Told:
+async def places_of(store: Store, deliveries: Sequence[Delivery]) -> dict[int, Place]:
+    """Where the deliveries of a message stand in their streams, by number."""
+    if all(one.policy.order is Order.NONE for one in deliveries):
+        return {}
+    return {place.number: place for place in await store.places(deliveries[0].position)}
+
+
+def delivery_told(
+    one: Delivery, ids: MessageIds, under_way: UnderWay | None = None, place: Place | None = None
+) -> Told:
     """A delivery with every step of it."""
     return {
         "number": one.number,
@@ -147,7 +158,9 @@ def delivery_told(one: Delivery, ids: MessageIds, under_way: UnderWay | None = N
         "lane": one.lane or None,
         "attempts": one.attempts,
         "left": one.left,
-        "due": one.due if one.state is State.WAITING else None,
+        "due": one.due if one.state is State.WAITING and not one.is_behind else None,
+        "order": one.policy.order.value,
+        "stream": _place(place, ids) if place is not None else None,
         "expiry": one.expiry,
         "ended": one.ended,
         "answer": {
@@ -157,6 +170,16 @@ def delivery_told(one: Delivery, ids: MessageIds, under_way: UnderWay | None = N
         },
         "outcome": outcome_told(one.outcome) if one.outcome else None,
         "steps": [_step(step) for step in one.steps],
+    }
+
+
+def _place(place: Place, ids: MessageIds) -> Told:
+    """What it waits for in its stream, or that it is what others wait for."""
+    return {
+        "behind": ids.of(place.behind) if place.behind is not None else None,
+        "ahead": place.ahead,
+        "held_by": [ids.of(position) for position in place.held_by],
+        "holds": place.holds,
     }
 
 
@@ -285,7 +308,8 @@ def _ahead(deliveries: Iterable[Delivery]) -> Iterable[Told]:
     """What is still to come if nothing else happens."""
     for one in deliveries:
         if one.state is State.WAITING:
-            yield _entry(one.due, "attempt", _whereto(one, one.address or None), one.number)
+            if not one.is_behind:
+                yield _entry(one.due, "attempt", _whereto(one, one.address or None), one.number)
             yield _entry(one.expiry, "give-up", "it is worth nothing any more and is not sent", one.number)
         if one.answer is AnswerState.OPEN and one.answer_by is not None:
             yield _entry(one.answer_by, "answer-time-over", "the source is told that no answer came", one.number)

@@ -34,7 +34,8 @@ def ls(where: str, *, limit: int, after: int, say: Say) -> int:
 
 def _why(delivery: dict[str, Any]) -> str:
     problem = delivery["outcome"] and delivery["outcome"]["problem"]
-    return f"{problem['id']}: {problem['text']}" if problem else "-"
+    holds = "holds its stream; " if delivery["stream"] and delivery["stream"]["holds"] else ""
+    return f"{holds}{problem['id']}: {problem['text']}" if problem else f"{holds}-"
 
 
 def show(where: str, id: str, *, say: Say) -> int:
@@ -51,6 +52,8 @@ def show(where: str, id: str, *, say: Say) -> int:
     say.line()
     say.line(f"try again: fhir-broker dead redrive {told['id']}")
     say.line(f'give up:   fhir-broker dead drop {told["id"]} --reason "…"')
+    if any(one["stream"] and one["stream"]["holds"] for one in dead):
+        say.line(f"go past:   fhir-broker streams resume {told['id']}")
     return Exit.OK
 
 

@@ -110,9 +110,20 @@ def _delivery(one: dict[str, Any]) -> Iterator[Line]:
     rule = f"rule {one['rule']!r}" if one["rule"] else "the defaults"
     answer = f", answer {one['answer']['state']}" if one["answer"]["state"] != "none" else ""
     yield f"     {attempts}, by {rule}{answer}{', under way now' if one['under_way'] else ''}", "dim"
+    if one["stream"]:
+        yield f"     {_waits(one['stream'])}", "yellow"
     problem = one["outcome"] and one["outcome"]["problem"]
     if problem:
         yield f"     {problem['id']} ({problem['who']}): {problem['text']}", "red"
+
+
+def _waits(stream: dict[str, Any]) -> str:
+    """What it waits for in its stream, or that others wait for it."""
+    if stream["holds"]:
+        return "it holds its stream until it is redriven or dropped, or `fhir-broker streams resume` is said"
+    held = f"its stream is held by the dead letter of {', '.join(stream['held_by'])}" if stream["held_by"] else ""
+    behind = f"behind {stream['behind']}, {stream['ahead']} of its stream before it" if stream["behind"] else ""
+    return "; ".join(part for part in (behind, held) if part) or "it is its turn in its stream"
 
 
 def _entry(entry: dict[str, Any], numbered: bool) -> str:

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator
 from broker.config.mistake import Mistake, did_you_mean
 from broker.config.places import Steps
 from broker.config.subject import Subject
-from broker.core.policy import Match, Policy, Rule
+from broker.core.policy import Match, Order, Policy, Rule
 
 _EVERYTHING = Match()
 
 
 def contradictions(subject: Subject) -> list[Mistake]:
-    looks = (_ends, _names, _known, _policies, _retention, _unreachable)
+    looks = (_ends, _names, _known, _policies, _orders, _retention, _unreachable)
     return [mistake for look in looks for mistake in look(subject)]
 
 
@@ -73,6 +73,16 @@ def _policies(subject: Subject) -> Iterator[Mistake]:
             at = _said(subject, path, ("retry", "first"), ("retry", "max"))
             if at is not None:
                 yield subject.mistake(at, "`first` must not be longer than `max`")
+
+
+def _orders(subject: Subject) -> Iterator[Mistake]:
+    """What is held is a stream, and there is one only where order is asked."""
+    ordered = any(policy.order is not Order.NONE for _, policy in _all(subject))
+    for path, policy in _all(subject):
+        somewhere = policy.order is not Order.NONE or (path == ("defaults",) and ordered)
+        if policy.on_refused == "hold" and not somewhere and subject.root.has(*path, "on_refused"):
+            text = "`on_refused: hold` holds nothing where `order` is none"
+            yield subject.warning((*path, "on_refused"), text, "say what is ordered, or leave it out")
 
 
 def _retention(subject: Subject) -> Iterator[Mistake]:

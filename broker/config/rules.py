@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, WithJsonSchema
+from pydantic import Field
 
 from broker.config.kinds import (
     AsTheyStand,
@@ -20,20 +19,8 @@ from broker.config.kinds import (
     Text,
     Texts,
 )
-from broker.config.mistake import Wrong
 from broker.core.policy import DEFAULT, Expects, Late, OnTimeout, Order
 from broker.core.turns import HIGHEST, LOWEST
-
-
-def _only(value: Any) -> Callable[[Any], Any]:
-    """Refuses what would be read and not acted on: somebody who asks for order must not go without it unawares."""
-
-    def check(said: Any) -> Any:
-        if said != value:
-            raise Wrong(f"other than {value} is not in this release", "take it out for now")
-        return said
-
-    return check
 
 
 class SyncForm(Form):
@@ -95,16 +82,15 @@ class PolicyForm(Form):
         description="How long a response is looked for; then the source is told that none came.",
     )
     retry: RetryForm = Field(default_factory=RetryForm, description="When a delivery is tried again.")
-    order: Annotated[Order, AfterValidator(_only(Order.NONE)), WithJsonSchema({"enum": ["none"]})] = Field(
+    order: Order = Field(
         default=DEFAULT.order,
-        description="What is delivered one after the other: nothing; streams of one source, subject, focus or"
-        " correlation are not in this release.",
+        description="What goes to a destination one after the other, as it was accepted: nothing, or what has the same"
+        " source, subject, focus or correlation.",
     )
-    on_refused: Annotated[
-        Literal["skip", "hold"], AfterValidator(_only("skip")), WithJsonSchema({"enum": ["skip"]})
-    ] = Field(
+    on_refused: Literal["skip", "hold"] = Field(
         default="skip",
-        description="In an ordered stream, what is refused is skipped; to hold the stream is not in this release.",
+        description="Where order is asked and a delivery is refused or given up: skip it, or hold what comes after it"
+        " until an operator decides.",
     )
     category: Literal["consequence", "currency", "notification"] | None = Field(
         default=None, description="What a resubmission of the same content means."

@@ -12,10 +12,12 @@ from typing import Any
 import msgspec
 
 from broker.core.addressing import shown
+from broker.core.envelope import EMPTY
 from broker.core.policy import Policy
 from broker.core.resolution import Lookup, Resolution, Whereabouts
 from broker.core.routing import Decision, Question, Witness, decide
 from broker.core.rules import Facts, RuleSet
+from broker.core.stream import key_of
 
 _MOST_SHOWN = 20  # values of one key; a message may name hundreds of receivers
 
@@ -29,7 +31,7 @@ def explain(question: Question, rules: RuleSet, directory: Whereabouts, defaults
         "directory": directory.version,
         "verdict": "refused" if route.is_refused else "accepted",
         "destinations": [
-            _destination(decision, rules, witness.facts[asked], lookups)
+            _destination(question, decision, rules, witness.facts[asked], lookups)
             for decision, asked, lookups in zip(route.decisions, witness.asked, witness.lookups, strict=True)
         ],
     }
@@ -63,7 +65,9 @@ def _named(name: str | None) -> str | None:
     return None if name is None else shown(name)
 
 
-def _destination(decision: Decision, rules: RuleSet, facts: Facts, lookups: list[Lookup]) -> dict[str, Any]:
+def _destination(
+    question: Question, decision: Decision, rules: RuleSet, facts: Facts, lookups: list[Lookup]
+) -> dict[str, Any]:
     return {
         "destination": _named(decision.destination),
         "verdict": verdict(decision),
@@ -74,10 +78,19 @@ def _destination(decision: Decision, rules: RuleSet, facts: Facts, lookups: list
         "addresses": list(decision.addresses),
         "addresses_from": _addresses_from(decision),
         "first": decision.first,
+        "stream": None if decision.problem or decision.log else _stream(question, decision.policy),
         "policy": plain(decision.policy),
         "policy_from": decision.rule.name if decision.rule else "defaults",
         "problem": plain(decision.problem) if decision.problem else None,
     }
+
+
+def _stream(question: Question, policy: Policy) -> dict[str, Any] | None:
+    """By what it would be ordered here; what only an envelope says is not known of a message by itself."""
+    key = key_of(policy.order, source=question.source, header=question.header, envelope=EMPTY)
+    if key is None:
+        return None
+    return {"by": key.kind.value, "value": key.value or None, "on_refused": policy.on_refused}
 
 
 def _addresses_from(decision: Decision) -> str | None:
@@ -187,6 +200,14 @@ def _lookup_line(lookup: dict[str, Any]) -> str:
     return f"? {lookup['how']:<8}{lookup['tried']}: {found}"
 
 
+def _stream_line(stream: dict[str, Any], order: str) -> str:
+    """What it would have to wait for."""
+    alike = f"has the same {stream['by']}, {shown(stream['value'])}" if stream["value"] else "goes to this destination"
+    without = f" (it has no {order})" if stream["by"] != order else ""
+    refused = "holds the rest" if stream["on_refused"] == "hold" else "is skipped"
+    return f"  in order with what {alike}{without}; what is refused {refused}"
+
+
 def _end_lines(one: dict[str, Any]) -> list[str]:
     policy = one["policy"]
     lines = []
@@ -205,4 +226,6 @@ def _end_lines(one: dict[str, Any]) -> list[str]:
             f"answer within {policy['answer_within']}, retry from {retry['first']} to {retry['max']}, "
             f"give up after {retry['give_up']}, order {policy['order']}"
         )
+        if one["stream"]:
+            lines.append(_stream_line(one["stream"], policy["order"]))
     return lines

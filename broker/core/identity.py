@@ -10,7 +10,7 @@ UUID = "urn:uuid:"
 URI_SYSTEM = "urn:ietf:rfc:3986"  # the system of values that are URIs, unique by themselves
 
 
-class Identity(msgspec.Struct, frozen=True, kw_only=True):
+class Identity(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """`key` is unique within one source. The same key with another `message_id` is a reused id (M-22)."""
 
     key: str
@@ -38,13 +38,19 @@ def identity(header: Header, body_sha256: bytes) -> Identity:
 
 def quotable_ids(header: Header) -> tuple[str, ...]:
     """The ids by which a response may quote this message: any of three, as real senders do (M-31)."""
-    found = [header.message_id, header.bundle_id]
-    if header.bundle_identifier is not None:
-        identifier = header.bundle_identifier
-        found.append(_bare(identifier.value))
-        if identifier.system not in ("", URI_SYSTEM):  # a URI is looked up by itself, whoever quotes it
-            found.append(str(Identifier(identifier.system, _bare(identifier.value))))
-    return tuple(dict.fromkeys(_bare(one) for one in found if one))
+    found = []
+    if header.message_id:
+        found.append(_bare(header.message_id))
+    if header.bundle_id:
+        found.append(_bare(header.bundle_id))
+    identifier = header.bundle_identifier
+    if identifier is not None:
+        value = _bare(identifier.value)
+        if value:
+            found.append(_bare(value))
+        if identifier.system and identifier.system != URI_SYSTEM:  # a URI is looked up by itself, whoever quotes it
+            found.append(_bare(f"{identifier.system}|{value}"))  # as a whole, just as `quoted_ids` has it
+    return tuple(dict.fromkeys(found))
 
 
 def quoted_ids(link: ResponseLink) -> tuple[str, ...]:
@@ -61,4 +67,4 @@ def _forms(identifier: Identifier, *, alone: bool) -> list[str]:
 
 
 def _bare(id: str) -> str:
-    return id[len(UUID) :] if id[: len(UUID)].lower() == UUID else id
+    return id[9:] if id[8:9] == ":" and id[:9].lower() == UUID else id  # most are bare, which one look tells

@@ -37,7 +37,7 @@ class Lookup(msgspec.Struct, frozen=True, kw_only=True):
     found: str | None = None  # the line that was found, as written
 
 
-class Resolution(msgspec.Struct, frozen=True, kw_only=True):
+class Resolution(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Where to go for one name."""
 
     addresses: tuple[str, ...] = ()

@@ -6,6 +6,7 @@ A route depends on the question, the rules and one snapshot of the directory, an
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import datetime
 
 import msgspec
@@ -25,7 +26,7 @@ _HEADER = "Bundle.entry[0].resource"
 _HINTS = 3  # searches for a similar name per message: they cost a hundred times a lookup
 
 
-class Question(msgspec.Struct, frozen=True, kw_only=True):
+class Question(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A message as routing sees it."""
 
     header: Header | None = None  # None: the data of a CloudEvent that is not FHIR
@@ -39,7 +40,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     now: datetime
 
 
-class Decision(msgspec.Struct, frozen=True, kw_only=True):
+class Decision(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What becomes of a message at one destination."""
 
     destination: str | None  # as written; None where the message and the rule name none
@@ -53,7 +54,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     problem: Problem | None = None  # this destination is refused
 
 
-class Route(msgspec.Struct, frozen=True, kw_only=True):
+class Route(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The decision for one message."""
 
     decisions: tuple[Decision, ...]
@@ -136,24 +137,21 @@ class _Deciding:
         self._question, self._rules = question, rules
         self._directory, self._defaults, self._witness = directory, defaults, witness
         self._hints = _HINTS
-        self._places: dict[str, list[int]] = {}  # where the header names each destination
-        for number, one in enumerate(question.header.destinations if question.header else ()):
-            if one.endpoint is not None:
-                self._places.setdefault(name_key(one.endpoint), []).append(number)
+        self._places: dict[str, list[int]] | None = None  # where the header names each destination, once it is asked
 
     def all(self) -> tuple[Decision, ...]:
         names = _distinct(self._question.destinations)
         if not names:
             return self._undirected()
-        return tuple(self._directed(name, self._rule(name), named=True) for name in names)
+        return tuple([self._directed(name, self._rule(name), named=True) for name in names])
 
     def _undirected(self) -> tuple[Decision, ...]:
         """For a message that names no destination: one real message in three."""
         rule = self._rule(None)
         if rule is not None and rule.to and rule.refuse is None and not rule.log:
-            return tuple(self._directed(name, rule, named=False) for name in _distinct(rule.to))
+            return tuple([self._directed(name, rule, named=False) for name in _distinct(rule.to)])
         self._watch()
-        done = self._by_rule_alone(None, rule, ())
+        done = None if rule is None else self._by_rule_alone(None, rule, named=False)
         if done is not None:
             return (done,)
         policy = rule.policy if rule else self._defaults
@@ -162,8 +160,7 @@ class _Deciding:
     def _directed(self, name: str, rule: Rule | None, *, named: bool) -> Decision:
         """For one destination; `named` by the message, otherwise by the rule's `to`."""
         lookups = self._watch()
-        where = self._expression(name) if named else ()
-        done = self._by_rule_alone(name, rule, where)
+        done = None if rule is None else self._by_rule_alone(name, rule, named=named)
         if done is not None:
             return done
         header = self._question.header
@@ -176,7 +173,7 @@ class _Deciding:
         )
         problem = None
         if found.state is State.NONE:
-            problem = self._problem(name, found, where, None if named else rule)
+            problem = self._problem(name, found, None if named else rule, named=named)
         return Decision(
             destination=name,
             rule=rule,
@@ -210,29 +207,41 @@ class _Deciding:
 
     def _receivers(self, header: Header, destination: str | None) -> tuple[str, ...]:
         """Those of this destination; of all, where no destination is named (A-6)."""
+        if len(header.destinations) == 1 and not header.destinations[0].receivers:
+            return ()  # as in most messages
         if destination is None:
             return tuple(receiver for one in header.destinations for receiver in one.receivers)
-        places = self._places.get(name_key(destination), ())
+        places = self._named_at(destination)
         return tuple(receiver for place in places for receiver in header.destinations[place].receivers)
 
-    def _expression(self, name: str) -> tuple[str, ...]:
-        """Which destination of the header this is; nothing for one that only the envelope names."""
-        places = self._places.get(name_key(name))
+    def _named_at(self, name: str) -> Sequence[int]:
+        """Which destinations of the header have this name."""
+        if self._places is None:
+            self._places = {}
+            header = self._question.header
+            for number, one in enumerate(header.destinations if header else ()):
+                if one.endpoint is not None:
+                    self._places.setdefault(name_key(one.endpoint), []).append(number)
+        return self._places.get(name_key(name), ())
+
+    def _expression(self, name: str | None, *, named: bool) -> tuple[str, ...]:
+        """Which destination of the header this is; nothing for one that only the envelope or a rule names."""
+        places = self._named_at(name) if named and name is not None else ()
         return (f"{_HEADER}.destination[{places[0]}].endpoint",) if places else ()
 
-    def _by_rule_alone(self, name: str | None, rule: Rule | None, where: tuple[str, ...]) -> Decision | None:
+    def _by_rule_alone(self, name: str | None, rule: Rule, *, named: bool) -> Decision | None:
         """The decision where the rule says everything and the directory is not asked."""
-        if rule is None:
-            return None
         if rule.refuse is not None:
-            return Decision(destination=name, rule=rule, policy=rule.policy, problem=_refused(rule, where))
+            problem = _refused(rule, self._expression(name, named=named))
+            return Decision(destination=name, rule=rule, policy=rule.policy, problem=problem)
         if rule.log:
             return Decision(destination=name, rule=rule, policy=rule.policy, log=True)
         if rule.address is not None:
             return Decision(destination=name, rule=rule, policy=rule.policy, addresses=(rule.address,))
         return None
 
-    def _problem(self, name: str, found: Resolution, where: tuple[str, ...], said_by: Rule | None) -> Problem:
+    def _problem(self, name: str, found: Resolution, said_by: Rule | None, *, named: bool) -> Problem:
+        where = self._expression(name, named=named)
         if found.known:
             return _unusable(name, found, where, said_by)
         nearest: tuple[str, ...] = ()

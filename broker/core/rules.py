@@ -28,7 +28,7 @@ _REMEMBERED = 4096  # distinct values per dimension; real senders have some doze
 _REMEMBERED_LENGTH = 256  # characters; so that a stranger's values cannot fill memory
 
 
-class Facts(msgspec.Struct, frozen=True, kw_only=True):
+class Facts(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What rules look at, of one message on its way to one destination (or to none)."""
 
     header: Header | None

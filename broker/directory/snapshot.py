@@ -97,6 +97,7 @@ class Snapshot:
         self._other_prefixes = PrefixTable(
             {prefix_of(a): name for a, name in self._aliases.items() if is_prefix_pattern(a)}
         )
+        self._settled: dict[str, Resolution] = {}  # by key; at most one for each exact line
         self._keys = sorted(self._exact)
         self._backwards = sorted(key[::-1] for key in self._exact)
 
@@ -135,6 +136,10 @@ class Snapshot:
         lookups: list[Lookup] | None = None,
     ) -> Resolution:
         """Where a message of this release and format goes: exact, then the longest prefix, direct, default."""
+        if lookups is None:
+            settled = self._settled.get(name_key(name))
+            if settled is not None:
+                return settled
         line = self.find(name, lookups=lookups)
         if line is None:
             return Resolution(reason=self._nothing_found())
@@ -148,7 +153,7 @@ class Snapshot:
             )
         entry = choose(line.entries, release=release, format=format, now=now)
         state = entry.state_at(now)
-        return Resolution(
+        resolution = Resolution(
             addresses=() if state is State.NONE else entry.addresses,
             first=entry.mode is Mode.FIRST,
             how=line.how,
@@ -157,6 +162,11 @@ class Snapshot:
             origin=entry.origin,
             reason="" if state is State.USE else entry.reason_at(now),
         )
+        if len(line.entries) == 1 and entry.start is None and entry.end is None:  # so at any time, for any message
+            key = name_key(name)
+            if self._exact.get(key) is line:
+                self._settled[key] = resolution
+        return resolution
 
     def find(self, name: str, *, lookups: list[Lookup] | None = None) -> Listed | None:
         """The line that knows this name, whatever the state of its entries."""

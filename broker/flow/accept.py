@@ -29,7 +29,7 @@ from broker.flow.letter import Letter
 from broker.flow.meter import Meter
 from broker.flow.plan import Planning
 from broker.flow.report import Reports
-from broker.flow.respond import Responding
+from broker.flow.respond import Answering, Responding
 from broker.flow.validate import validate
 from broker.store import Copy, Kept, NewDelivery, NewMessage, Store, StoreError
 
@@ -73,19 +73,23 @@ class Accepting:
         """Keeps the message; returns the answer, or the caller that waits for it. Raises Refusal."""
         now = self._here.now()
         try:
-            route, new = await self._decide(letter, now)
+            # a response finds its request before any rule is asked
+            answering = await self._responding.find(letter) if letter.header.is_response else None
+            route, new = self._decide(letter, answering, now)
         except NoRoute as refusal:
             return await self._carried_before(letter, refusal)
-        await self._validate(letter, route)
+        for decision in route.accepted:
+            if decision.policy.validate == "resource":
+                await asyncio.to_thread(validate, letter.body, letter.header)
+                break
         kept = await self._keep(letter, new, route)
         if isinstance(kept, Copy):
             return await self._copy(letter, route, new, kept)
         return self._acknowledge(letter, route, new, kept)
 
-    async def _decide(self, letter: Letter, now: datetime) -> tuple[Route, NewMessage]:
-        """The route and what is written for it; a response finds its request before any rule is asked."""
+    def _decide(self, letter: Letter, answering: Answering | None, now: datetime) -> tuple[Route, NewMessage]:
+        """The route and what is written for it."""
         route = self._route(letter, now)
-        answering = await self._responding.find(letter) if letter.header.is_response else None
         if not route.accepted and any(problem.id == RefusedByRule.id for problem in route.problems):
             raise route.refusal()
         if answering is not None:
@@ -112,15 +116,13 @@ class Accepting:
         )
         return decide(question, self._rules, self._directory(), self._defaults)
 
-    async def _validate(self, letter: Letter, route: Route) -> None:
-        if any(decision.policy.validate == "resource" for decision in route.accepted):
-            await asyncio.to_thread(validate, letter.body, letter.header)
-
     def _new(self, letter: Letter, deliveries: tuple[NewDelivery, ...], route: Route) -> NewMessage:
-        header = letter.header
-        consequence = any(decision.policy.category == "consequence" for decision in route.accepted)
-        expects = any(delivery.answer_by is not None for delivery in deliveries)
         identity = letter.identity
+        consequence = expects = False
+        for decision in route.accepted:
+            consequence = consequence or decision.policy.category == "consequence"
+        for delivery in deliveries:
+            expects = expects or delivery.answer_by is not None
         return NewMessage(
             message=letter.message,
             body=letter.body,
@@ -128,7 +130,7 @@ class Accepting:
             source_key=letter.source_key,
             identity=identity.key,
             exclusive=f"only once:{identity.message_id}" if consequence and identity.message_id else None,
-            quotes=tuple([quote for quote in quotable_ids(header) if quote != identity.key]) if expects else (),
+            quotes=tuple([id for id in quotable_ids(letter.header) if id != identity.key]) if expects else (),
             deliveries=deliveries,
         )
 
@@ -177,7 +179,7 @@ class Accepting:
         position = kept.position
         if new.answers is not None:
             self._responding.arrived(kept, new)
-        self._delivering.take(position, kept.numbers, new)
+        self._delivering.take(kept, new)
         if new.answers is None and len(route.accepted) < len(route.decisions):
             for decision in route.decisions:
                 if decision.problem is not None:
@@ -274,7 +276,8 @@ class Accepting:
     async def withdraw(self, position: int, why: str) -> bool:
         """Withdraws what has not left; says whether that was everything."""
         under_way = self._delivering.forget(position)
-        await self._store.withdraw(position, self._here.now(), why, under_way)
+        withdrawn = await self._store.withdraw(position, self._here.now(), why, under_way)
+        self._delivering.released(withdrawn.released)
         return all(delivery.state is State.WITHDRAWN for delivery in await self._store.deliveries(position))
 
     # -- copies
@@ -329,14 +332,11 @@ class Accepting:
         """A copy that names a destination the message did not have yet adds that delivery."""
         if new.answers is not None:
             return ()
-        numbers = await self._store.add(  # one that was withdrawn sets out again
+        kept = await self._store.add(  # one that was withdrawn sets out again
             position, new.deliveries, (new.body, new.digest)
         )
-        added = [(number, delivery) for number, delivery in zip(numbers, new.deliveries, strict=True) if number]
-        if added:
-            more = msgspec.structs.replace(new, deliveries=tuple(delivery for _, delivery in added))
-            self._delivering.take(position, [number for number, _ in added], more)
-        return tuple(number for number, _ in added)
+        self._delivering.take(kept, new)
+        return tuple(number for number in kept.numbers if number)
 
     async def _join(self, letter: Letter, route: Route, new: NewMessage, receipt: Receipt) -> Answer | Caller:
         """A copy gets the stored response, or waits for what is under way, as the first would have."""

@@ -33,7 +33,7 @@ def transmission(
     lane = first.policy.lane
     envelope = msgspec.structs.replace(
         message.envelope,
-        destination=tuple(delivery.destination for delivery in deliveries if delivery.destination),
+        destination=tuple([delivery.destination for delivery in deliveries if delivery.destination]),
         via=(*message.envelope.via, here.endpoint),
         digest=message.digest,
         timeleft=None if wait_left is None else max(int(wait_left.total_seconds() * 1000) - 50, 0),
@@ -51,6 +51,9 @@ def transmission(
     )
 
 
+DELIVERED = NEXT[State.WAITING][Event.DELIVERED]  # looked up once: most attempts end there
+
+
 class End(msgspec.Struct, frozen=True, kw_only=True):
     """What an attempt means for one delivery, or for several that end alike."""
 
@@ -66,7 +69,7 @@ def delivered(position: int, deliveries: Sequence[Delivery], result: Delivered, 
         change=Change(
             position=position,
             numbers=_numbers(deliveries),
-            state=NEXT[State.WAITING][Event.DELIVERED],
+            state=DELIVERED,
             step=step,
             address=deliveries[0].address,
             answer=AnswerState.CLOSED if result.taken is Taken.NOTHING_TO_SAY else None,
@@ -170,7 +173,7 @@ def moved(position: int, delivery: Delivery, address: str, lane: str, *, now: da
 
 
 def _numbers(deliveries: Sequence[Delivery]) -> tuple[int, ...]:
-    return tuple(delivery.number for delivery in deliveries)
+    return tuple([delivery.number for delivery in deliveries])
 
 
 def wants_bounce(policy: Policy) -> bool:

@@ -66,11 +66,15 @@ class Callers:
 
     def waits(self, position: int) -> bool:
         """Whether somebody listens who has not been answered yet."""
-        return any(not caller.answer.done() for caller in self._waiting.get(position, ()))
+        callers = self._waiting.get(position)
+        return callers is not None and any(not caller.answer.done() for caller in callers)
 
     def wait_left(self, position: int, now: datetime) -> timedelta | None:
         """How much longer the most patient of them waits; None where nobody does."""
-        untils = [caller.until for caller in self._waiting.get(position, ()) if not caller.answer.done()]
+        callers = self._waiting.get(position)
+        if callers is None:
+            return None
+        untils = [caller.until for caller in callers if not caller.answer.done()]
         return max(untils) - now if untils else None
 
     def count(self) -> int:
@@ -79,8 +83,10 @@ class Callers:
     def ended(self, position: int, numbers: Iterable[int], outcome: Outcome) -> bool:
         """Deliveries have ended; says whether anybody who waited is told now that all of it was refused."""
         told = False
+        if position not in self._waiting:
+            return told
         numbers = tuple(numbers)
-        for caller in tuple(self._waiting.get(position, ())):
+        for caller in tuple(self._waiting[position]):
             if not caller.answer.done():
                 caller.ends.update(dict.fromkeys(numbers, outcome))
                 caller.look()

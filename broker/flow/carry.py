@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from broker.channel import Deferred
+from broker.channel import Deferred, Delivered, Refused
 from broker.core.delivery import Event, State, Step
 from broker.core.message import Fate, Message
 from broker.core.resolution import State as Standing
@@ -30,6 +30,8 @@ from broker.store import (
 )
 
 log = structlog.get_logger("broker.carry")
+
+ENDS = {Delivered: "delivered", Deferred: "deferred", Refused: "refused"}  # as the meter hears of them
 
 
 class Carrying:
@@ -60,12 +62,14 @@ class Carrying:
             deliveries = self._look_up(lane, parcel, self._in_time(parcel, now), now)
             if not deliveries:
                 return
-            body = parcel.body if parcel.body is not None else await self._store.body(parcel.position)
+            body = parcel.body
+            if body is None:
+                body, now = await self._store.body(parcel.position), self._here.now()
             if body is None:
                 log.error("no body", id=self._here.ids.of(parcel.position))
                 self._leave(lane, parcel)
                 return
-            await self._send(lane, parcel, deliveries, body)
+            await self._send(lane, parcel, deliveries, body, now)
         except (StoreError, OSError) as error:
             log.warning("attempt not made", lane=lane.name, error=str(error))
             self._leave(lane, parcel)
@@ -162,12 +166,12 @@ class Carrying:
         )  # fmt: skip
         self._settling.put_back(lane, delivery, change)
 
-    async def _send(self, lane: Lane, parcel: Parcel, deliveries: list[Delivery], body: bytes) -> None:
+    async def _send(self, lane: Lane, parcel: Parcel, deliveries: list[Delivery], body: bytes, at: datetime) -> None:
         position, message = parcel.position, parcel.message
         sender = self._channels.sender_for(deliveries[0].address)
         assert sender is not None, "a lane has a channel"
         clock = asyncio.get_running_loop().time
-        started, at = clock(), self._here.now()
+        started = clock()
         sent = attempts.transmission(
             message,
             body,
@@ -183,5 +187,5 @@ class Carrying:
             log.exception("a channel failed", lane=lane.name, id=sent.message_id)
             result = Deferred(note="the channel failed; its log says why")
         took = clock() - started
-        self._meter.attempted(lane.name.partition(":")[0], type(result).__name__.lower(), took)
+        self._meter.attempted(lane.name.partition(":")[0], ENDS[type(result)], took)
         await self._settling.ended(lane, parcel, deliveries, result, at=at, took=took)

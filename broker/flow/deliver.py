@@ -29,6 +29,7 @@ from broker.plugins import Channels
 from broker.store import (
     Claimed,
     Delivery,
+    Kept,
     NewDelivery,
     NewMessage,
     Queued,
@@ -104,8 +105,9 @@ class Delivering:
         return lane.is_open_for(key)
 
     def is_under_way(self, lane: str, position: int, number: int) -> bool:
-        known = self.lanes.get(lane)
-        return known is not None and number in known.under_way.get(position, ())
+        # where its name has changed it is in the lane of no peer, and may be under way in the one that it had
+        lanes = self.lanes.values() if not lane else (self.lanes[lane],) if lane in self.lanes else ()
+        return any(number in one.under_way.get(position, ()) for one in lanes)
 
     def forget(self, position: int) -> Collection[int]:
         """Takes what waits of a message out of memory; returns the numbers of what is under way."""
@@ -135,21 +137,14 @@ class Delivering:
 
     # -- what comes from acceptance
 
-    def take(self, position: int, numbers: Sequence[int], new: NewMessage) -> None:
-        """Sets out what has just been accepted; `numbers` are those of its deliveries."""
-        self.take_planned(position, numbers, new.deliveries, new.message, new.body)
+    def take(self, kept: Kept, new: NewMessage) -> None:
+        """Sets out what has just been accepted, but for what waits for another of its stream."""
+        self.take_planned(kept, new.deliveries, new.message, new.body)
 
-    def take_planned(
-        self,
-        position: int,
-        numbers: Sequence[int],
-        planned: Sequence[NewDelivery],
-        message: Message,
-        body: bytes,
-    ) -> None:
-        now = self._here.now()
+    def take_planned(self, kept: Kept, planned: Sequence[NewDelivery], message: Message, body: bytes) -> None:
+        now, position = self._here.now(), kept.position
         groups: dict[tuple[str, str], list[Delivery]] = {}
-        for number, new in zip(numbers, planned, strict=True):
+        for number, new in zip(kept.ready, planned, strict=True):
             if not number:
                 continue
             if new.mailbox is not None:
@@ -167,11 +162,18 @@ class Delivering:
             if not name or not lane.offer(parcel, deliveries[0].key):
                 lane.due_at(deliveries[0].key, min(delivery.due for delivery in deliveries))
                 self._poke.set()
+        if kept.released:
+            self.released(kept.released)
 
     def woken(self, lane: str, key: str) -> None:
         """Something for a destination is due now, in the store (a redrive)."""
         self.lane(lane).due_at(key, self._here.now())
         self._poke.set()
+
+    def released(self, queues: Sequence[tuple[str, str]]) -> None:
+        """In these lanes, for these destinations something has its turn: what went before it has ended."""
+        for lane, key in queues:
+            self.woken(lane, key)
 
     # -- holds
 
@@ -181,7 +183,7 @@ class Delivering:
 
     async def hold(self, hold: Hold) -> None:
         """Lets nothing go to a peer, from a time on; kept until it is over or somebody resumes the lane."""
-        await self._store.hold(hold)
+        await self._store.hold_lane(hold)
         self.holds[hold.lane] = hold
         lane = self.lanes.get(hold.lane)
         if lane is not None and hold.phase(self._here.now()) is not Phase.HELD:
@@ -191,7 +193,7 @@ class Delivering:
 
     async def resume(self, name: str) -> bool:
         """Ends a hold, planned or begun; False where there was none."""
-        held = await self._store.resume(name)
+        held = await self._store.resume_lane(name)
         self.holds.pop(name, None)
         if name in self.lanes:
             self.lanes[name].resumes()
@@ -215,7 +217,7 @@ class Delivering:
     async def _over(self, hold: Hold) -> None:
         try:
             if hold.lane not in self.holds:
-                await self._store.resume(hold.lane)
+                await self._store.resume_lane(hold.lane)
         except StoreError as error:  # it is over all the same, and is found so at the next start
             log.warning("the end of a hold is not written", lane=hold.lane, error=str(error))
 
@@ -308,7 +310,12 @@ class Delivering:
 
     async def _load(self, lane: Lane, claimed: Claimed, wanted: Collection[str]) -> dict[str, int]:
         """Returns how much was handed out for each destination."""
-        fresh = [d for d in claimed.deliveries if not lane.has_seen(d.position, d.number)]
+        fresh = [
+            d
+            for d in claimed.deliveries
+            if not lane.has_seen(d.position, d.number)
+            and (lane.name or not self.is_under_way("", d.position, d.number))  # its end decides what becomes of it
+        ]
         reserved = {(d.position, d.number) for d in fresh}
         lane.known |= reserved  # an acceptance that hears of its commit just now leaves them to us
         try:

@@ -37,12 +37,14 @@ class Letter(msgspec.Struct, frozen=True, kw_only=True):
 
 async def opened(arrival: Arrival) -> tuple[Header, bytes]:
     """The header of what came, and the SHA-256 of its bytes; raises Refusal for what cannot be read."""
-    media = media_type(arrival.media_type)
+    if len(arrival.body) > ASIDE:
+        return await asyncio.to_thread(opened_here, arrival)
+    return opened_here(arrival)
 
-    def read_it() -> tuple[Header, bytes]:
-        return read(arrival.body, media, url_release=arrival.release), _sha256(arrival.body)
 
-    return await asyncio.to_thread(read_it) if len(arrival.body) > ASIDE else read_it()
+def opened_here(arrival: Arrival) -> tuple[Header, bytes]:
+    """The same for a body of up to `ASIDE` bytes, or outside the event loop."""
+    return read(arrival.body, media_type(arrival.media_type), url_release=arrival.release), _sha256(arrival.body)
 
 
 def _sha256(body: bytes) -> bytes:

@@ -13,8 +13,9 @@ from broker.core.delivery import AnswerState, State
 from broker.core.fhir.header import Header
 from broker.core.message import Message
 from broker.core.outcome import NoRoute, Who
-from broker.core.policy import Policy
+from broker.core.policy import Order, Policy
 from broker.core.routing import Decision, Route
+from broker.core.stream import key_of
 from broker.core.turns import within
 from broker.plugins import MAILBOX, Channels, is_mailbox
 from broker.store import NewDelivery
@@ -85,6 +86,9 @@ class Planning:
         expects: bool,
     ) -> NewDelivery:
         policy = decision.policy
+        stream = None
+        if policy.order is not Order.NONE and state is State.WAITING:
+            stream = stream_of(policy, message, key or address)
         mailbox = mailbox_of(address, name)
         if mailbox is not None:
             state = State.DONE  # the accepting commit is the delivery
@@ -106,6 +110,7 @@ class Planning:
             answer=AnswerState.OPEN if expects else AnswerState.NONE,
             answer_by=now + policy.answer_within if expects else None,
             priority=policy.priority if wished is None else within(wished),
+            stream=stream,
         )
 
     def _lane(self, address: str) -> str:
@@ -117,6 +122,12 @@ class Planning:
             raise NoRoute(
                 f"the address of the destination cannot be used: {error}", id="no-usable-address", who=Who.BROKER
             ) from error
+
+
+def stream_of(policy: Policy, message: Message, destination: str) -> bytes | None:
+    """The stream that a delivery belongs to; `destination` is its key, or its address where the message names none."""
+    key = key_of(policy.order, source=message.source, header=message.header, envelope=message.envelope)
+    return None if key is None else key.stream(destination)
 
 
 def mailbox_of(address: str, name: str) -> str | None:

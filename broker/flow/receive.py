@@ -29,7 +29,7 @@ from broker.core.outcome import (
 from broker.flow.accept import Accepting
 from broker.flow.callers import Caller
 from broker.flow.here import Here
-from broker.flow.letter import Letter, message_of, opened
+from broker.flow.letter import ASIDE, Letter, message_of, opened, opened_here
 from broker.flow.meter import Meter
 from broker.store import StoreError
 
@@ -56,36 +56,37 @@ class Receiving:
 
     async def __call__(self, arrival: Arrival) -> Answer:
         self._meter.received(arrival.channel)
+        size = len(arrival.body)
         try:
-            taken = await self._within_limits(arrival)
+            self._check_room(size)
+            self._in_flight += size
+            try:
+                header, sha256 = opened_here(arrival) if size <= ASIDE else await opened(arrival)
+                trusted = self._here.steers(arrival.peer.party)
+                self._admit(arrival, trusted=trusted)
+                taken = await self._accepting.take(self._letter(arrival, header, sha256, trusted=trusted))
+            finally:
+                self._in_flight -= size
         except Refusal as refusal:
-            self._meter.refused(arrival.channel, refusal.problem.id)
-            log.info(
-                "refused",
-                channel=arrival.channel,
-                peer=arrival.peer.address,
-                error=refusal.problem.id,
-                who=refusal.problem.who.value,
-            )
+            self._refused(arrival, refusal)
             raise
+        except StoreError as error:
+            unkept = StoreUnavailable(
+                "the message could not be stored; send it again later", retry_after=10, diagnostics=str(error)
+            )
+            self._refused(arrival, unkept)
+            raise unkept from error
         return await self._accepting.wait(taken) if isinstance(taken, Caller) else taken
 
-    async def _take(self, letter: Letter) -> Answer | Caller:
-        try:
-            return await self._accepting.take(letter)
-        except StoreError as error:
-            raise StoreUnavailable(
-                "the message could not be stored; send it again later", retry_after=10, diagnostics=str(error)
-            ) from error
-
-    async def _within_limits(self, arrival: Arrival) -> Answer | Caller:
-        size = len(arrival.body)
-        self._check_room(size)
-        self._in_flight += size
-        try:
-            return await self._take(await self._open(arrival))
-        finally:
-            self._in_flight -= size
+    def _refused(self, arrival: Arrival, refusal: Refusal) -> None:
+        self._meter.refused(arrival.channel, refusal.problem.id)
+        log.info(
+            "refused",
+            channel=arrival.channel,
+            peer=arrival.peer.address,
+            error=refusal.problem.id,
+            who=refusal.problem.who.value,
+        )
 
     def _check_room(self, size: int) -> None:
         """Bounds what is being taken in at once; beyond, and below the disk's reserve, the sender hears "later"."""
@@ -100,12 +101,6 @@ class Receiving:
             raise StoreUnavailable(
                 "the store has no room for new messages; what is kept is still delivered", retry_after=30
             )
-
-    async def _open(self, arrival: Arrival) -> Letter:
-        header, sha256 = await opened(arrival)
-        trusted = self._here.steers(arrival.peer.party)
-        self._admit(arrival, trusted=trusted)
-        return self._letter(arrival, header, sha256, trusted=trusted)
 
     def _letter(self, arrival: Arrival, header: Header, sha256: bytes, *, trusted: bool) -> Letter:
         digest = digest_text(sha256)

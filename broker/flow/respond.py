@@ -28,7 +28,7 @@ from broker.flow.deliver import Delivering
 from broker.flow.here import Here
 from broker.flow.letter import Letter
 from broker.flow.meter import Meter
-from broker.flow.plan import Planning
+from broker.flow.plan import Planning, stream_of
 from broker.plugins import MAILBOX
 from broker.store import Copy, Kept, NewDelivery, NewMessage, Open, Store
 
@@ -136,7 +136,12 @@ class Responding:
             identity=letter.identity.key,
             quotes=(),
             deliveries=self.way_back(
-                request, now, policy=policy, position=chosen.position if fate is Fate.ANSWER else None, drop=drop
+                request,
+                now,
+                policy=policy,
+                position=chosen.position if fate is Fate.ANSWER else None,
+                drop=drop,
+                response=letter.message,
             ),
             answers=answers,
         )
@@ -190,6 +195,7 @@ class Responding:
                 policy=self._defaults,
                 position=answers[0],
                 drop=self._drops(policy, answers[0], Fate.ANSWER),
+                response=message,
             ),
             answers=answers,
         )
@@ -202,6 +208,7 @@ class Responding:
         policy: Policy | None = None,
         position: int | None = None,
         drop: bool = False,
+        response: Message | None = None,
     ) -> tuple[NewDelivery, ...]:
         """The delivery of a response (or report) to who sent `request`; `position` where a caller may wait for it."""
         if position is not None and self._callers.waits(position):
@@ -209,7 +216,7 @@ class Responding:
         address, found = self._address_back(request)
         if drop or address is None:
             return (self._to("", request, now, policy, state=State.LOGGED),)
-        return (self._to(address, request, now, policy, state=State.WAITING, found=found),)
+        return (self._to(address, request, now, policy, state=State.WAITING, found=found, response=response),)
 
     def _to(
         self,
@@ -220,6 +227,7 @@ class Responding:
         *,
         state: State,
         found: Resolution | None = None,
+        response: Message | None = None,
     ) -> NewDelivery:
         source = request.source or ""
         decision = Decision(destination=source, rule=None, policy=policy or self._defaults, resolution=found)
@@ -229,7 +237,11 @@ class Responding:
         )  # fmt: skip
         # an answer outlives its request's own expiry: what the sender wanted by then was the question carried
         expiry = now + planned.policy.retry.give_up
-        return msgspec.structs.replace(planned, address=address, expiry=expiry)
+        # a response is ordered as its own rule says; our reports never are, since bad news does not wait behind any
+        stream = None
+        if response is not None and state is State.WAITING:
+            stream = stream_of(planned.policy, response, planned.key or address)
+        return msgspec.structs.replace(planned, address=address, expiry=expiry, stream=stream)
 
     def _address_back(self, request: Message) -> tuple[str | None, Resolution | None]:
         """Where a response goes, and the directory's word for it where it came from there."""
@@ -290,10 +302,10 @@ class Responding:
         """The delivery to the caller is there already; one more goes by the return path."""
         (planned,) = self.way_back(request, self._here.now())
         planned = msgspec.structs.replace(planned, key=f"{planned.key}\nreturn")
-        numbers = await self._store.add(position, (planned,))
-        if numbers[0]:
+        kept = await self._store.add(position, (planned,))
+        if kept.numbers[0]:
             body = await self._store.body(position) or b""
-            self._delivering.take_planned(position, numbers, (planned,), response, body)
+            self._delivering.take_planned(kept, (planned,), response, body)
         log.info("caller gone, response returned", id=self._here.ids.of(position))
 
     async def stored_response(self, receipt: Receipt) -> Answer | None:

@@ -17,7 +17,7 @@ from broker.core.fhir.header import Header
 from broker.core.identity import identity
 from broker.core.message import Fate, Message, digest_text
 from broker.core.outcome import Refusal
-from broker.core.policy import Policy
+from broker.core.policy import Order, Policy
 from broker.flow import attempt as attempts
 from broker.flow.callers import Callers
 from broker.flow.here import Here
@@ -66,7 +66,8 @@ class Schedule(Protocol):
     def lane(self, name: str) -> Lane: ...
     def is_open(self, name: str, key: str) -> bool: ...
     def poke(self) -> None: ...
-    def take(self, position: int, numbers: Sequence[int], new: NewMessage) -> None: ...
+    def take(self, kept: Kept, new: NewMessage) -> None: ...
+    def released(self, queues: Sequence[tuple[str, str]]) -> None: ...
     def spawn(self, work: Awaitable[None], name: str) -> object: ...
 
 
@@ -191,7 +192,8 @@ class Settling:
         position = deliveries[0].position
         if comes is None and end.report is not None and not self._callers.waits(position):
             comes = self._report(position, deliveries, message, end)
-        soon = self._callers.waits(position)
+        # the caller waits for it, or what comes next in its stream
+        soon = self._callers.waits(position) or deliveries[0].policy.order is not Order.NONE
         future = self._store.settle(Settlement(change=end.change, comes=comes), soon=soon)
         future.add_done_callback(lambda done: self._settled(lane, deliveries, message, end, comes, done))
 
@@ -221,6 +223,8 @@ class Settling:
                 lane.due_at(delivery.key, self._here.now() + CLAIMED_FOR)
             return
         settled = done.result()
+        if settled.released:
+            self._schedule.released(settled.released)
         if end.outcome is None:
             if end.change.due is not None:
                 for delivery in deliveries:
@@ -279,7 +283,7 @@ class Settling:
             self.answers.arrived(came, new)
         if isinstance(came, Copy):
             return
-        self._schedule.take(came.position, came.numbers, new)
+        self._schedule.take(came, new)
 
     def expire(self, delivery: Delivery, message: Message) -> None:
         step = Step(at=self._here.now(), what=Event.EXPIRED.value, left=False)
@@ -288,7 +292,9 @@ class Settling:
         self.settle(self._schedule.lane(delivery.lane), [delivery], message, end)
 
     def put_back(self, lane: Lane, delivery: Delivery, change: Change, to: str | None = None) -> None:
-        def written(_future: asyncio.Future[Settled]) -> None:
+        def written(future: asyncio.Future[Settled]) -> None:
+            if not future.cancelled() and future.exception() is None:
+                self._schedule.released(future.result().released)
             lane.settled(delivery.position, (delivery.number,))
             if change.mailbox is not None:
                 self._followers.wake(change.mailbox, delivery.position)

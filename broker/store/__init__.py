@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from asyncio import Future
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Protocol
 
 import msgspec
@@ -19,6 +19,8 @@ from broker.core.fhir.header import Format, Release
 from broker.core.hold import Hold
 from broker.core.message import Fate, Message
 from broker.core.policy import Policy
+
+BEHIND = datetime(9999, 1, 1, tzinfo=UTC)  # when a delivery is due that waits for another of its stream
 
 
 class StoreError(Exception):
@@ -41,6 +43,7 @@ class NewDelivery(msgspec.Struct, frozen=True, kw_only=True):
     priority: int = 0  # the higher goes first among what is due in its lane
     answer: AnswerState = AnswerState.NONE
     answer_by: datetime | None = None
+    stream: bytes | None = None  # core.stream, where a rule asks for order: the store says whose turn it is
 
 
 class NewMessage(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +67,15 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     position: int
     numbers: tuple[int, ...]  # of its deliveries, in the order given
     answered: bool = False  # `answers` was still open, and is closed now
+    behind: tuple[int, ...] = ()  # numbers of those that wait for another of their stream, whatever they were to be
+    released: tuple[tuple[str, str], ...] = ()  # lane and destination of what has its turn in its stream now
+
+    @property
+    def ready(self) -> tuple[int, ...]:
+        """The numbers, with 0 for what has not its turn."""
+        return (
+            tuple([0 if number in self.behind else number for number in self.numbers]) if self.behind else self.numbers
+        )
 
 
 class Copy(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,6 +110,11 @@ class Delivery(msgspec.Struct, kw_only=True):
     steps: tuple[Step, ...]
     outcome: Outcome | None = None
     priority: int = 0
+
+    @property
+    def is_behind(self) -> bool:
+        """It waits for another of its stream, or for the stream to go on."""
+        return self.state is State.WAITING and self.due >= BEHIND
 
 
 class Claimed(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,6 +158,36 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True):
 class Settled(msgspec.Struct, frozen=True, kw_only=True):
     changed: int  # deliveries that really changed
     came: Kept | Copy | None = None
+    released: tuple[tuple[str, str], ...] = ()  # as with Kept
+
+
+class Released(msgspec.Struct, frozen=True, kw_only=True):
+    """An operator's word was followed; in these lanes, for these destinations something is due at once now."""
+
+    queues: tuple[tuple[str, str], ...]
+
+
+class Withdrawn(msgspec.Struct, frozen=True, kw_only=True):
+    numbers: tuple[int, ...]
+    released: tuple[tuple[str, str], ...] = ()  # as with Kept
+
+
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a delivery stands in its stream."""
+
+    number: int
+    behind: int | None = None  # position of the message whose delivery goes before it
+    ahead: int = 0  # how many go before it
+    held_by: tuple[int, ...] = ()  # positions of the dead letters that hold the stream
+    holds: bool = False  # it is one of them
+
+
+class Stream(msgspec.Struct, frozen=True, kw_only=True):
+    """A stream that stands still or in which some wait for others."""
+
+    waiting: int
+    head: tuple[int, int] | None  # position and number of the delivery whose turn it is, or would be
+    held_by: tuple[tuple[int, int, datetime], ...]  # position, number and death of the dead letters that hold it
 
 
 class Open(msgspec.Struct, frozen=True, kw_only=True):
@@ -234,6 +281,7 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     dead: int
     open_answers: int
     oldest_due: datetime | None
+    held_streams: int = 0
 
 
 class Cutoffs(msgspec.Struct, frozen=True, kw_only=True):
@@ -263,18 +311,19 @@ class Store(Protocol):
     def settle(self, settlement: Settlement, *, soon: bool = True) -> Future[Settled]: ...
     def add(
         self, position: int, deliveries: Sequence[NewDelivery], whole: tuple[bytes, bytes] | None = None
-    ) -> Future[tuple[int, ...]]: ...
+    ) -> Future[Kept]: ...
     def claim(
         self, lane: str, wanted: Mapping[str, int], now: datetime, fresh: datetime, until: datetime
     ) -> Future[Claimed]: ...
-    def withdraw(self, position: int, at: datetime, why: str, under_way: Collection[int]) -> Future[list[int]]: ...
-    def redrive(self, position: int, number: int, at: datetime, expiry: datetime) -> Future[bool]: ...
-    def drop(self, position: int, number: int, at: datetime, why: str) -> Future[bool]: ...
+    def withdraw(self, position: int, at: datetime, why: str, under_way: Collection[int]) -> Future[Withdrawn]: ...
+    def redrive(self, position: int, number: int, at: datetime, expiry: datetime) -> Future[Released | None]: ...
+    def drop(self, position: int, number: int, at: datetime, why: str) -> Future[Released | None]: ...
+    def resume(self, position: int, number: int, at: datetime) -> Future[Released | None]: ...
     def wake(
         self, lane: str, key: str, due: datetime, limit: int, but: Collection[tuple[int, int]] = ()
     ) -> Future[int]: ...
-    def hold(self, hold: Hold) -> Future[None]: ...
-    def resume(self, lane: str) -> Future[bool]: ...
+    def hold_lane(self, hold: Hold) -> Future[None]: ...
+    def resume_lane(self, lane: str) -> Future[bool]: ...
     def missing(self, position: int, number: int, at: datetime, report: NewMessage | None) -> Future[Settled]: ...
     def unread(self, mailbox: str, position: int, report: NewMessage | None) -> Future[Settled]: ...
     def note(self, position: int, note: Note) -> Future[None]: ...
@@ -288,6 +337,8 @@ class Store(Protocol):
     async def body(self, position: int) -> bytes | None: ...
     async def load(self, positions: Sequence[int], largest: int) -> dict[int, tuple[Stored, bytes | None]]: ...
     async def deliveries(self, position: int) -> tuple[Delivery, ...]: ...
+    async def places(self, position: int) -> tuple[Place, ...]: ...
+    async def streams(self, limit: int) -> tuple[Stream, ...]: ...
     async def notes(self, position: int) -> tuple[Note, ...]: ...
     async def mail_of(self, position: int) -> tuple[tuple[str, datetime | None, str | None], ...]: ...
     async def answers_to(self, position: int) -> tuple[Stored, ...]: ...
@@ -317,7 +368,7 @@ class Store(Protocol):
 
 
 __all__ = [
-    "Change", "Copy", "Counts", "Cutoffs", "DeadLetter", "Delivery", "Due", "Fate", "Filter", "Kept", "MailboxEntry",
-    "MailboxPage", "MailboxStatus", "NewDelivery", "NewMessage", "Note", "Open", "Queued", "Removed", "Settled",
-    "Settlement", "Store", "StoreError", "Stored", "Waiting",
+    "BEHIND", "Change", "Copy", "Counts", "Cutoffs", "DeadLetter", "Delivery", "Due", "Fate", "Filter", "Kept",
+    "MailboxEntry", "MailboxPage", "MailboxStatus", "NewDelivery", "NewMessage", "Note", "Open", "Place", "Queued",
+    "Released", "Removed", "Settled", "Settlement", "Store", "StoreError", "Stored", "Stream", "Waiting", "Withdrawn",
 ]  # fmt: skip

@@ -7,11 +7,13 @@ itself behind once the writer has rolled back.
 from collections.abc import Sequence
 from datetime import datetime
 
+import msgspec
+
 from broker.core import message as messages
 from broker.core.delivery import GIVEN_UP, AnswerState, Event, State, Step, story
 from broker.core.fhir.header import Header
 from broker.core.message import Fate
-from broker.store import Copy, Kept, NewDelivery, NewMessage
+from broker.store import BEHIND, Copy, Kept, NewDelivery, NewMessage, streams
 from broker.store.claims import pack
 from broker.store.rows import (
     decode_outcome,
@@ -30,7 +32,8 @@ INSERT_MESSAGE = (
 )
 INSERT_DELIVERY = (
     "INSERT INTO delivery (position, number, destination, key, address, lane, state, due, expiry, accepted, policy,"
-    " rule, fixed, mailbox, answer, answer_by, ended, priority) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+    " rule, fixed, mailbox, answer, answer_by, ended, priority, stream, turn)"
+    " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
 )
 
 
@@ -61,8 +64,9 @@ def accept(tx: Transaction, new: NewMessage, file: str | None) -> Kept | Copy:
             pack(rows), file, None if file else new.body,
         ),
     )  # fmt: skip
-    numbers = _add(tx, position, new.deliveries, {})
-    return Kept(position=position, numbers=numbers, answered=answered)
+    numbers, behind = _add(tx, position, new.deliveries, {})
+    released = tx.take_released() if tx.released else ()
+    return Kept(position=position, numbers=numbers, answered=answered, behind=behind, released=released)
 
 
 def _quoted(header: Header) -> str | None:
@@ -77,23 +81,27 @@ def _close_answer(tx: Transaction, answers: tuple[int, int], position: int) -> b
     ).rowcount
     if not closed:
         return False
-    row = tx.db.execute("SELECT state, steps FROM delivery WHERE position = ? AND number = ?", answers).fetchone()
+    row = tx.db.execute(
+        "SELECT state, steps, stream FROM delivery WHERE position = ? AND number = ?", answers
+    ).fetchone()
     if row[0] == State.WAITING:
         steps = story(decode_steps(row[1]) if row[1] else (), Step(at=moment(tx.now), what=Event.ANSWERED.value))
         tx.db.execute(
             "UPDATE delivery SET state = ?, ended = ?, steps = ? WHERE position = ? AND number = ?",
             (State.DONE, tx.now, encode_steps(steps), *answers),
         )
+        if row[2] is not None:
+            streams.advance(tx, row[2])
     return True
 
 
 def add(
     tx: Transaction, position: int, deliveries: Sequence[NewDelivery], whole: tuple[bytes, bytes] | None = None
-) -> tuple[int, ...]:
+) -> Kept:
     """Writes deliveries of a message, leaving out destinations that it has already (the unit of effect, M-20).
 
-    Returns their numbers in the order given; 0 for one that was there. `whole` is a copy's body and digest, for a
-    message whose own body retention has taken away.
+    The numbers are 0 for those that were there; each joins its stream at the end. `whole` is a copy's body and digest,
+    for a message whose own body retention has taken away.
     """
     taken, withdrawn = {}, {}
     for key, number, state, outcome, response in tx.db.execute(
@@ -109,12 +117,15 @@ def add(
             withdrawn[key] = number
     asked = {new.key for new in deliveries}
     if whole is not None and not (asked <= taken.keys() - withdrawn.keys() or _has_body(tx, position, *whole)):
-        return (0,) * len(deliveries)
-    numbers = _add(tx, position, deliveries, taken)
-    return tuple([
-        _revive(tx, position, withdrawn[new.key], new) if new.key in withdrawn else number
-        for new, number in zip(deliveries, numbers, strict=True)
-    ])  # fmt: skip
+        return Kept(position=position, numbers=(0,) * len(deliveries))
+    added, behind = _add(tx, position, deliveries, taken)
+    numbers = list(added)
+    for place, new in enumerate(deliveries):
+        if new.key in withdrawn:
+            numbers[place] = withdrawn[new.key]
+            if _revive(tx, position, numbers[place], new):
+                behind += (numbers[place],)
+    return Kept(position=position, numbers=tuple(numbers), behind=behind, released=tx.take_released())
 
 
 def _asks_for_a_resend(tx: Transaction, response: int) -> bool:
@@ -145,30 +156,47 @@ def _has_body(tx: Transaction, position: int, body: bytes, digest: bytes) -> boo
     return True
 
 
-def _revive(tx: Transaction, position: int, number: int, new: NewDelivery) -> int:
-    """A copy asks anew for what had been withdrawn before it left, or was given up."""
+def _revive(tx: Transaction, position: int, number: int, new: NewDelivery) -> bool:
+    """A copy asks anew for what had been withdrawn before it left, or was given up; says whether it has to wait."""
     where = (position, number)
-    kept = tx.db.execute("SELECT steps FROM delivery WHERE position = ? AND number = ?", where).fetchone()[0]
+    kept, stream = tx.db.execute(
+        "SELECT steps, stream FROM delivery WHERE position = ? AND number = ?", where
+    ).fetchone()
     tx.db.execute("DELETE FROM delivery WHERE position = ? AND number = ?", where)
-    _insert(tx, position, number, new)
+    if stream is not None:
+        streams.let_go(tx, stream, *where)
+    waits = _insert(tx, position, number, new)
+    if stream is not None:
+        streams.advance(tx, stream)
     steps = story(decode_steps(kept) if kept else (), Step(at=moment(tx.now), what=Event.REDRIVEN.value, note="a copy"))
     tx.db.execute("UPDATE delivery SET steps = ? WHERE position = ? AND number = ?", (encode_steps(steps), *where))
-    return number
+    return waits
 
 
-def _add(tx: Transaction, position: int, deliveries: Sequence[NewDelivery], taken: dict[str, int]) -> tuple[int, ...]:
-    numbers = []
+def _add(
+    tx: Transaction, position: int, deliveries: Sequence[NewDelivery], taken: dict[str, int]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The numbers of all, and of those that have to wait for others of their stream."""
+    numbers: list[int] = []
+    behind: tuple[int, ...] = ()
     for delivery in deliveries:
         if delivery.key in taken:
             numbers.append(0)
             continue
         number = taken[delivery.key] = len(taken) + 1
-        _insert(tx, position, number, delivery)
+        if _insert(tx, position, number, delivery):
+            behind += (number,)
         numbers.append(number)
-    return tuple(numbers)
+    return tuple(numbers), behind
 
 
-def _insert(tx: Transaction, position: int, number: int, new: NewDelivery) -> None:
+def _insert(tx: Transaction, position: int, number: int, new: NewDelivery) -> bool:
+    """Says whether it has to wait for another of its stream."""
+    turn, waits = None, False
+    if new.stream is not None:
+        turn, waits = streams.join(tx, new.stream, position)
+        if waits:  # also what would be in its mailbox already: it is put there in its turn
+            new = msgspec.structs.replace(new, due=BEHIND, state=State.WAITING, mailbox=None)
     mailbox = None if new.mailbox is None else tx.mailbox_id(new.mailbox, new.destination)
     tx.db.execute(
         INSERT_DELIVERY,
@@ -176,11 +204,12 @@ def _insert(tx: Transaction, position: int, number: int, new: NewDelivery) -> No
             position, number, new.destination, new.key, new.address, new.lane, new.state, micros(new.due),
             micros(new.expiry), tx.now, tx.policy_id(new.policy), new.rule, new.fixed, mailbox, new.answer,
             None if new.answer_by is None else micros(new.answer_by), None if new.state is State.WAITING else tx.now,
-            new.priority,
+            new.priority, new.stream, turn,
         ),
     )  # fmt: skip
     if mailbox is not None:
         put_into(tx, mailbox, position, new.unread_by)
+    return waits
 
 
 def put_into(tx: Transaction, mailbox: int, position: int, unread_by: datetime | None) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from broker.core.delivery import AnswerState, Event, State, Step, story
-from broker.store import Change, Copy, NewMessage, Settled, Settlement
+from broker.store import Change, Copy, NewMessage, Released, Settled, Settlement, Withdrawn, streams
 from broker.store.acceptance import accept, put_into
 from broker.store.rows import (
     decode_steps,
@@ -21,13 +21,14 @@ from broker.store.transaction import Transaction
 def settle(tx: Transaction, settlement: Settlement, file: str | None) -> Settled:
     changed = change(tx, settlement.change)
     comes = settlement.comes
+    released = tx.take_released() if tx.released else ()
     if comes is None or (comes.reports_on is not None and not changed):
-        return Settled(changed=changed)
+        return Settled(changed=changed, released=released)
     came = accept(tx, comes, file)
     if isinstance(came, Copy) and comes.answers is not None and not _answers_same(tx, came.position, comes.answers):
         # a receiver that answers everybody with the same ids has still answered this request
         came = accept(tx, msgspec.structs.replace(comes, identity=None), file)
-    return Settled(changed=changed, came=came)
+    return Settled(changed=changed, came=came, released=released)
 
 
 def _answers_same(tx: Transaction, position: int, answers: tuple[int, int]) -> bool:
@@ -43,7 +44,7 @@ def change(tx: Transaction, what: Change) -> int:
             changed += 1
             continue
         row = tx.db.execute(
-            "SELECT state, attempts, has_left, steps, answer, policy, destination FROM delivery"
+            "SELECT state, attempts, has_left, steps, answer, policy, destination, stream FROM delivery"
             " WHERE position = ? AND number = ?",
             (what.position, number),
         ).fetchone()
@@ -55,13 +56,14 @@ def change(tx: Transaction, what: Change) -> int:
 
 
 def _done_at_once(tx: Transaction, what: Change, number: int) -> bool:
-    """The ordinary case in one statement: delivered by its first attempt, so that nothing has to be read first."""
+    """The ordinary case in one statement: delivered by its first attempt, and in no order."""
     return bool(
         tx.db.execute(
             "UPDATE delivery SET state = ?1, attempts = ?2, has_left = ?3, steps = ?4, ended = ?5, outcome = ?6,"
             " answer = CASE WHEN answer = 1 THEN coalesce(?7, answer) ELSE answer END,"
             " address = coalesce(?8, address), lane = coalesce(?9, lane)"
-            " WHERE position = ?10 AND number = ?11 AND state = 0 AND attempts = 0 AND steps IS NULL",
+            " WHERE position = ?10 AND number = ?11 AND state = 0 AND attempts = 0 AND steps IS NULL"
+            " AND stream IS NULL",
             (
                 what.state, what.attempted, what.attempted and what.step.left, encode_steps((what.step,)), tx.now,
                 None if what.outcome is None else encode_outcome(what.outcome), what.answer,
@@ -92,56 +94,91 @@ def _write_change(tx: Transaction, what: Change, number: int, row: Sequence[Any]
             "UPDATE delivery SET mailbox = ? WHERE position = ? AND number = ?", (mailbox, what.position, number)
         )
         put_into(tx, mailbox, what.position, what.step.at + tx.policies(row[5]).unread)
+    if row[7] is not None and what.state is not State.WAITING:
+        streams.ended(tx, row[7], what.position, number, what.state, tx.policies(row[5]).on_refused)
 
 
-def withdraw(tx: Transaction, position: int, at: datetime, why: str, under_way: Collection[int]) -> list[int]:
-    """Withdraws the deliveries that wait and of which surely nothing has left; returns their numbers."""
+def withdraw(tx: Transaction, position: int, at: datetime, why: str, under_way: Collection[int]) -> Withdrawn:
+    """Withdraws the deliveries that wait and of which surely nothing has left."""
     rows = tx.db.execute(
         "SELECT number FROM delivery WHERE position = ? AND state = 0 AND has_left = 0", (position,)
     ).fetchall()
-    numbers = [row[0] for row in rows if row[0] not in under_way]
+    numbers = tuple([row[0] for row in rows if row[0] not in under_way])
     step = Step(at=at, what=Event.CANCELLED.value, note=why)
-    change(tx, Change(position=position, numbers=tuple(numbers), state=State.WITHDRAWN, step=step, attempted=False,
+    change(tx, Change(position=position, numbers=numbers, state=State.WITHDRAWN, step=step, attempted=False,
                       answer=AnswerState.CLOSED))  # fmt: skip
-    return numbers
+    return Withdrawn(numbers=numbers, released=tx.take_released())
 
 
-def redrive(tx: Transaction, position: int, number: int, at: datetime, expiry: datetime) -> bool:
-    """A dead letter waits again, due at once; its response is looked for anew, for as long as at first."""
+def redrive(tx: Transaction, position: int, number: int, at: datetime, expiry: datetime) -> Released | None:
+    """A dead letter waits again, due at once; its response is looked for anew, for as long as at first.
+
+    Where a rule asks for order it joins its stream at the end, since others may have gone past it.
+    """
     row = tx.db.execute(
-        "SELECT steps, policy FROM delivery WHERE position = ? AND number = ? AND state = ?",
+        "SELECT steps, policy, stream, lane, key FROM delivery WHERE position = ? AND number = ? AND state = ?",
         (position, number, State.DEAD),
     ).fetchone()
     if row is None:
-        return False
-    steps = story(decode_steps(row[0]) if row[0] else (), Step(at=at, what=Event.REDRIVEN.value))
-    answer_by = micros(at + tx.policies(row[1]).answer_within)
+        return None
+    kept, policy, stream, lane, key = row
+    note = "" if stream is None else "it joins its stream at the end"
+    steps = story(decode_steps(kept) if kept else (), Step(at=at, what=Event.REDRIVEN.value, note=note))
+    answer_by = micros(at + tx.policies(policy).answer_within)
+    turn = None if stream is None else streams.join(tx, stream, position)[0]
     tx.db.execute(
         "UPDATE delivery SET state = 0, ended = NULL, outcome = NULL, due = ?1, expiry = ?2, steps = ?3,"
         " answer = CASE WHEN answer = ?6 AND answer_by IS NOT NULL THEN ?7 ELSE answer END,"
-        " answer_by = CASE WHEN answer_by IS NOT NULL THEN ?8 END"
+        " answer_by = CASE WHEN answer_by IS NOT NULL THEN ?8 END, turn = ?9"
         " WHERE position = ?4 AND number = ?5",
         (
-            micros(at), micros(expiry), encode_steps(steps), position, number, AnswerState.CLOSED, AnswerState.OPEN,
-            answer_by,
+            micros(at) if stream is None else streams.FAR, micros(expiry), encode_steps(steps), position, number,
+            AnswerState.CLOSED, AnswerState.OPEN, answer_by, turn,
         ),
     )  # fmt: skip
-    return True
+    if stream is None:
+        return Released(queues=((lane, key),))
+    streams.let_go(tx, stream, position, number)
+    streams.advance(tx, stream)
+    return Released(queues=tx.take_released())
 
 
-def drop(tx: Transaction, position: int, number: int, at: datetime, why: str) -> bool:
-    """A dead letter is given up for good: it leaves the list, its story stays."""
+def drop(tx: Transaction, position: int, number: int, at: datetime, why: str) -> Released | None:
+    """A dead letter is given up for good: it leaves the list, its story stays, its stream goes on."""
+    stream = _leave(tx, position, number, State.WITHDRAWN, Step(at=at, what="dropped", note=why))
+    if stream is None:
+        return None
+    if stream:
+        streams.let_go(tx, stream, position, number)
+        streams.advance(tx, stream)
+    return Released(queues=tx.take_released())
+
+
+def resume(tx: Transaction, position: int, number: int, at: datetime) -> Released | None:
+    """The stream that a dead letter holds goes on without it; None where it holds none."""
     row = tx.db.execute(
-        "SELECT steps FROM delivery WHERE position = ? AND number = ? AND state = ?", (position, number, State.DEAD)
+        "SELECT stream FROM stream_hold WHERE position = ? AND number = ?", (position, number)
     ).fetchone()
     if row is None:
-        return False
-    steps = story(decode_steps(row[0]) if row[0] else (), Step(at=at, what="dropped", note=why))
+        return None
+    _leave(tx, position, number, State.DEAD, Step(at=at, what="resumed", note="its stream goes on without it"))
+    return streams.resume(tx, row[0])
+
+
+def _leave(tx: Transaction, position: int, number: int, state: State, step: Step) -> bytes | None:
+    """One more step of a dead letter, and its state; returns its stream, empty for none, None if it is not dead."""
+    row = tx.db.execute(
+        "SELECT steps, stream FROM delivery WHERE position = ? AND number = ? AND state = ?",
+        (position, number, State.DEAD),
+    ).fetchone()
+    if row is None:
+        return None
+    steps = story(decode_steps(row[0]) if row[0] else (), step)
     tx.db.execute(
         "UPDATE delivery SET state = ?, steps = ? WHERE position = ? AND number = ?",
-        (State.WITHDRAWN, encode_steps(steps), position, number),
+        (state, encode_steps(steps), position, number),
     )
-    return True
+    return row[1] or b""
 
 
 def missing(tx: Transaction, position: int, number: int, report: NewMessage | None) -> Settled:

@@ -25,6 +25,7 @@ from broker.store import (
 from broker.store.bodies import Bodies
 from broker.store.claims import Claims
 from broker.store.rows import DELIVERY, STORED, Policies, delivery_of, id_digest, micros, moment, stored_of
+from broker.store.streams import FAR
 
 
 class Reader:
@@ -284,11 +285,12 @@ def counts(reader: Reader) -> Counts:
     def one(sql: str) -> Any:
         return reader.db.execute(sql).fetchone()[0]
 
-    due = one("SELECT min(due) FROM delivery WHERE state = 0 AND lane > ''")
+    due = one(f"SELECT min(due) FROM delivery WHERE state = 0 AND lane > '' AND due < {FAR}")
     return Counts(
         messages=one("SELECT coalesce(max(position), 0) FROM message"),
         waiting=one("SELECT count(*) FROM delivery WHERE state = 0"),
         dead=one("SELECT count(*) FROM delivery WHERE state = 2"),
         open_answers=one("SELECT count(*) FROM delivery WHERE answer = 1"),
         oldest_due=None if due is None else moment(due),
+        held_streams=one("SELECT count(DISTINCT stream) FROM stream_hold"),
     )

@@ -11,7 +11,7 @@ from typing import Any
 
 from broker.core.hold import Hold
 from broker.core.turns import share
-from broker.store import Claimed, Due, Queued
+from broker.store import Claimed, Due, Queued, streams
 from broker.store.reader import Reader
 from broker.store.rows import DELIVERY, delivery_of, micros, moment
 from broker.store.transaction import Transaction
@@ -147,17 +147,19 @@ def wake(tx: Transaction, lane: str, key: str, due: int, limit: int, but: Collec
     """Some of what waits for a destination whose name changed is due now, in the lane of no peer.
 
     The old one's may be closed. There its address is looked up, and it joins the lane of the peer that it has now.
-    What is in memory (`but`) looks it up by itself, and an address that a rule gives is not looked up at all.
+    What is in memory (`but`) looks it up by itself, an address that a rule gives is not looked up at all, and what
+    waits behind another of its stream goes on waiting.
     """
     names = tx.db.execute(
         "SELECT position, number FROM delivery WHERE lane = ?1 AND key = ?2 AND state = 0 AND fixed = 0"
-        " AND (lane <> '' OR due > ?3) LIMIT ?4",
-        (lane, key, due, limit + len(but)),
+        " AND (lane <> '' OR (due > ?3 AND due <> ?5)) LIMIT ?4",
+        (lane, key, due, limit + len(but), streams.FAR),
     ).fetchall()
     names = [name for name in names if tuple(name) not in but][:limit]
     tx.db.executemany(
-        "UPDATE delivery SET due = min(due, ?), lane = '' WHERE position = ? AND number = ?",
-        [(due, *name) for name in names],
+        "UPDATE delivery SET due = CASE WHEN due = ? THEN due ELSE min(due, ?) END, lane = ''"
+        " WHERE position = ? AND number = ?",
+        [(streams.FAR, due, *name) for name in names],
     )
     return len(names)
 

@@ -65,6 +65,8 @@ CREATE TABLE delivery (
     ended    INTEGER,
     steps    BLOB,
     outcome  BLOB,               -- core.delivery.Outcome, once it has ended
+    stream   BLOB,               -- core.stream: 16 bytes, where a rule asks for order; what waits behind another
+    turn     INTEGER,            -- of its stream is due in the far future, whoever has the lowest turn goes first
     priority INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (position, number)
 ) WITHOUT ROWID;
@@ -72,6 +74,15 @@ CREATE INDEX delivery_due ON delivery (lane, key, priority, due) WHERE state = 0
 CREATE INDEX delivery_expiry ON delivery (expiry) WHERE state = 0;
 CREATE INDEX delivery_answer ON delivery (answer_by) WHERE answer = 1;
 CREATE INDEX delivery_dead ON delivery (position) WHERE state = 2;
+CREATE INDEX delivery_stream ON delivery (stream, turn) WHERE stream IS NOT NULL AND state = 0;
+
+CREATE TABLE stream_hold (       -- dead letters that nothing of their stream goes past
+    stream   BLOB NOT NULL,
+    position INTEGER NOT NULL,
+    number   INTEGER NOT NULL,
+    since    INTEGER NOT NULL,
+    PRIMARY KEY (stream, position, number)
+) WITHOUT ROWID;
 
 CREATE TABLE mailbox (
     id       INTEGER PRIMARY KEY,
@@ -121,9 +132,19 @@ CREATE TABLE hold (
 ) WITHOUT ROWID;
 """
 
-UPGRADES = {  # from this version to the next
-    1: "CREATE TABLE held (position INTEGER PRIMARY KEY)",
-    2: LANES,
+STREAMS = """
+ALTER TABLE delivery ADD COLUMN stream BLOB;
+ALTER TABLE delivery ADD COLUMN turn INTEGER;
+CREATE INDEX delivery_stream ON delivery (stream, turn) WHERE stream IS NOT NULL AND state = 0;
+CREATE TABLE stream_hold (
+    stream BLOB NOT NULL, position INTEGER NOT NULL, number INTEGER NOT NULL, since INTEGER NOT NULL,
+    PRIMARY KEY (stream, position, number)
+) WITHOUT ROWID;
+"""
+
+UPGRADES = {  # from this version to the next; statements end with `;` at the end of a line
+    1: "CREATE TABLE held (position INTEGER PRIMARY KEY);\n",
+    2: STREAMS + LANES,
 }
 
 
@@ -136,19 +157,19 @@ def prepare(db: sqlite3.Connection, key: bytes) -> None:
         )
     for step in range(version, VERSION) if version else ():
         db.execute("BEGIN IMMEDIATE")
-        _execute(db, UPGRADES[step])
+        _run(db, UPGRADES[step])
         db.execute(f"PRAGMA user_version = {step + 1}")
         db.execute("COMMIT")
     if version == 0:
         db.execute("BEGIN IMMEDIATE")
-        _execute(db, TABLES)
+        _run(db, TABLES)
         db.execute("INSERT INTO meta VALUES ('key', ?)", (key,))
         db.execute(f"PRAGMA user_version = {VERSION}")
         db.execute("COMMIT")
 
 
-def _execute(db: sqlite3.Connection, statements: str) -> None:
-    """One by one, since `executescript` would end the transaction."""
+def _run(db: sqlite3.Connection, statements: str) -> None:
+    """One by one: `executescript` would commit first."""
     for statement in statements.split(";\n"):
         if statement.strip():
             db.execute(statement)

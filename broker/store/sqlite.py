@@ -36,19 +36,24 @@ from broker.store import (
     NewMessage,
     Note,
     Open,
+    Place,
     Queued,
+    Released,
     Removed,
     Settled,
     Settlement,
     Stored,
     StoreError,
+    Stream,
     Waiting,
+    Withdrawn,
     acceptance,
     changes,
     notes,
     reader,
     retention,
     schedule,
+    stream_reader,
 )
 from broker.store.bodies import LARGE, Bodies
 from broker.store.reader import Reader
@@ -148,7 +153,7 @@ class SqliteStore:
 
     def add(
         self, position: int, deliveries: Sequence[NewDelivery], whole: tuple[bytes, bytes] | None = None
-    ) -> Future[tuple[int, ...]]:
+    ) -> Future[Kept]:
         return self._writer.submit(partial(acceptance.add, position=position, deliveries=deliveries, whole=whole))
 
     def claim(
@@ -165,14 +170,17 @@ class SqliteStore:
             )
         )
 
-    def withdraw(self, position: int, at: datetime, why: str, under_way: Collection[int]) -> Future[list[int]]:
+    def withdraw(self, position: int, at: datetime, why: str, under_way: Collection[int]) -> Future[Withdrawn]:
         return self._writer.submit(partial(changes.withdraw, position=position, at=at, why=why, under_way=under_way))
 
-    def redrive(self, position: int, number: int, at: datetime, expiry: datetime) -> Future[bool]:
+    def redrive(self, position: int, number: int, at: datetime, expiry: datetime) -> Future[Released | None]:
         return self._writer.submit(partial(changes.redrive, position=position, number=number, at=at, expiry=expiry))
 
-    def drop(self, position: int, number: int, at: datetime, why: str) -> Future[bool]:
+    def drop(self, position: int, number: int, at: datetime, why: str) -> Future[Released | None]:
         return self._writer.submit(partial(changes.drop, position=position, number=number, at=at, why=why))
+
+    def resume(self, position: int, number: int, at: datetime) -> Future[Released | None]:
+        return self._writer.submit(partial(changes.resume, position=position, number=number, at=at))
 
     def wake(
         self, lane: str, key: str, due: datetime, limit: int, but: Collection[tuple[int, int]] = ()
@@ -181,10 +189,10 @@ class SqliteStore:
             partial(schedule.wake, lane=lane, key=key, due=micros(due), limit=limit, but=frozenset(but))
         )
 
-    def hold(self, hold: Hold) -> Future[None]:
+    def hold_lane(self, hold: Hold) -> Future[None]:
         return self._writer.submit(partial(schedule.hold, what=hold))
 
-    def resume(self, lane: str) -> Future[bool]:
+    def resume_lane(self, lane: str) -> Future[bool]:
         return self._writer.submit(partial(schedule.resume, lane=lane))
 
     def missing(self, position: int, number: int, at: datetime, report: NewMessage | None) -> Future[Settled]:
@@ -267,6 +275,12 @@ class SqliteStore:
 
     async def deliveries(self, position: int) -> tuple[Delivery, ...]:
         return await self._read(reader.deliveries, position)
+
+    async def places(self, position: int) -> tuple[Place, ...]:
+        return await self._read(stream_reader.places, position)
+
+    async def streams(self, limit: int) -> tuple[Stream, ...]:
+        return await self._read(stream_reader.streams, limit)
 
     async def notes(self, position: int) -> tuple[Note, ...]:
         return await self._read(reader.notes, position)

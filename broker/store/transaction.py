@@ -32,6 +32,12 @@ class Transaction:
         self.policies = Policies(self.db)
         self._policy_ids: dict[int, tuple[Policy, int]] = {}
         self._mailbox_ids: dict[str, int] = {}
+        self.released: list[tuple[str, str]] = []  # lane and destination of what its stream let go
+
+    def take_released(self) -> tuple[tuple[str, str], ...]:
+        """What an operation tells of the streams that it let go on."""
+        released, self.released = tuple(dict.fromkeys(self.released)), []
+        return released
 
     def policy_id(self, policy: Policy) -> int:
         """Policies are the configuration's own objects: known by which object it is, not by all that it says."""

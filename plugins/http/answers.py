@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from aiohttp import hdrs, web
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from aiohttp import hdrs
 
 from broker.channel import Answer, AnswerKind, Receipt
 from broker.core.fhir.header import Format, Release
 from broker.core.fhir.outcomes import problem_status
 from broker.core.fhir.receipt import Kind, receipt_bytes
 from broker.core.outcome import Problem, Who
-from broker.web import DEFAULT_RELEASE, pinned_release, preferences, respond, respond_with, wanted
+from broker.web import (
+    DEFAULT_RELEASE,
+    Asking,
+    Reply,
+    content_type_of,
+    outcome_reply,
+    pinned_release,
+    preferences,
+    wanted,
+)
 from plugins.http.digest import attribute_of, content_digest
 
 # What a receiver may say to the caller through us. The rest speaks of our own request to it (its 401, 405, 411, a
@@ -21,13 +33,15 @@ REFUSED_BY = "X-Refused-By"  # sender, broker or receiver, since a receiver's ow
 class Answering:
     """One caller, and how it wants to be answered; made before the message is taken, so that a 406 comes in time."""
 
-    def __init__(self, request: web.Request, base_url: str) -> None:
+    def __init__(self, request: Asking, base_url: str) -> None:
         self._request = request
         self._base_url = base_url
         self._format, asked = wanted(request)
         self._named: Release | None = asked or pinned_release(request)
+        self._release = self._named or request.app[DEFAULT_RELEASE]
+        self._content_type = content_type_of(self._format, self._named)
 
-    async def processed(self, answer: Answer) -> web.Response:
+    async def processed(self, answer: Answer) -> Reply:
         """The answer of `$process-message` (design: when does it answer?)."""
         match answer.kind:
             case AnswerKind.ACCEPTED:
@@ -36,7 +50,7 @@ class Answering:
                 status = answer.status if answer.status in (200, 202) else 202
                 return self._receipt(status, answer, Kind.TAKEN, self._status_url(answer))
             case AnswerKind.DONE:
-                return web.Response(status=204)
+                return Reply(204)
             case AnswerKind.KEPT:
                 return self._receipt(202, answer, Kind.KEPT, self._status_url(answer))
             case AnswerKind.WITHDRAWN:
@@ -47,7 +61,7 @@ class Answering:
             case AnswerKind.REFUSED:
                 return await self._refused(answer)
 
-    async def created(self, answer: Answer, body: bytes, media_type: str) -> web.Response:
+    async def created(self, answer: Answer, body: bytes, media_type: str) -> Reply:
         """The answer of `POST /Bundle`: custody, whatever becomes of the message (M-52)."""
         if answer.kind is AnswerKind.REFUSED:
             return await self._refused(answer)
@@ -56,11 +70,9 @@ class Answering:
         if shape in ("minimal", "representation"):
             headers["Preference-Applied"] = f"return={shape}"
         if shape == "minimal":
-            return web.Response(status=201, headers=headers)
+            return Reply(201, headers=tuple(headers.items()))
         if shape == "representation":
-            response = await _as_it_came(201, body, media_type)
-            response.headers.update(headers)
-            return response
+            return await _as_it_came(201, body, media_type, headers)
         return self._receipt(201, answer, self._accepted(answer.receipt), headers)
 
     def _accepted(self, receipt: Receipt) -> Kind:
@@ -69,24 +81,21 @@ class Answering:
     def _status_url(self, answer: Answer) -> dict[str, str]:
         return {hdrs.CONTENT_LOCATION: f"{self._base_url}/status/{answer.receipt.message_id}"}
 
-    def _receipt(self, status: int, answer: Answer, kind: Kind, headers: dict[str, str]) -> web.Response:
-        release = self._named or self._request.app[DEFAULT_RELEASE]
+    def _receipt(self, status: int, answer: Answer, kind: Kind, headers: dict[str, str]) -> Reply:
         receipt = answer.receipt
-        body = receipt_bytes(kind, receipt.message_id, self._format, release=release, notes=receipt.notes)
-        return respond(self._request, status, body, self._format, self._named, headers)
+        body = receipt_bytes(kind, receipt.message_id, self._format, release=self._release, notes=receipt.notes)
+        return Reply(status, body, (*headers.items(), (hdrs.CONTENT_TYPE, self._content_type)))
 
-    async def _refused(self, answer: Answer) -> web.Response:
+    async def _refused(self, answer: Answer) -> Reply:
         problem = answer.problem or UNSAID
         headers = {REFUSED_BY: problem.who.value}
         if answer.body and answer.status in PASSED_ON:
-            response = await _as_it_came(answer.status, answer.body, answer.media_type)
-            response.headers.update(headers)
-            return response
+            return await _as_it_came(answer.status, answer.body, answer.media_type, headers)
         if answer.status is None:
             status = problem_status(problem)
         else:
             status = answer.status if answer.status in PASSED_ON else 502
-        return respond_with(self._request, status, [problem, *answer.receipt.notes], headers)
+        return outcome_reply(self._request, status, [problem, *answer.receipt.notes], headers)
 
 
 UNSAID = Problem(
@@ -97,10 +106,13 @@ UNSAID = Problem(
 )
 
 
-async def _as_it_came(status: int, body: bytes, media_type: str | None) -> web.Response:
+async def _as_it_came(
+    status: int, body: bytes, media_type: str | None, more: Mapping[str, str] = MappingProxyType({})
+) -> Reply:
     """Bytes that are not ours, in the format they have: byte for byte goes before what `Accept` would rather see."""
     headers = {
         hdrs.CONTENT_TYPE: media_type or f"application/fhir+{Format.JSON.value}",
         "Content-Digest": content_digest(await attribute_of(body)),
+        **more,
     }
-    return web.Response(status=status, body=body, headers=headers)
+    return Reply(status, body, tuple(headers.items()))

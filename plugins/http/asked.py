@@ -5,11 +5,9 @@ from __future__ import annotations
 from datetime import timedelta
 from urllib.parse import urlsplit
 
-from aiohttp import web
-
 from broker.channel import Asked
 from broker.core.outcome import BadRequest
-from broker.web import parameter, preferences
+from broker.web import Asking, parameter, preferences
 
 LONGEST_WAIT = 24 * 3600  # seconds; a wish, which the rule's `longest` cuts down anyway
 
@@ -17,7 +15,7 @@ LONGEST_WAIT = 24 * 3600  # seconds; a wish, which the rule's `longest` cuts dow
 _PLAIN, _PLAIN_ASYNCHRONOUS = Asked(), Asked(asynchronous=True)
 
 
-def asked(request: web.Request) -> Asked:
+def asked(request: Asking) -> Asked:
     """Reads the query and the preferences; parameters that are not ours are ignored."""
     query = request.rel_url.raw_query_string
     if query in ("", "async=true") and "Prefer" not in request.headers:

@@ -10,7 +10,17 @@ from multidict import CIMultiDictProxy
 
 from broker.core.envelope import EMPTY, Envelope
 from broker.core.outcome import BadRequest
-from plugins.http.attributes import BadAttribute, from_attributes, to_attributes, trace_context
+from plugins.http.attributes import (
+    SPECVERSION,
+    BadAttribute,
+    Remembered,
+    escape_name,
+    from_attributes,
+    is_extension,
+    trace_context,
+    written_instant,
+    written_names,
+)
 from plugins.http.digest import content_digest
 
 PREFIX = "ce-"
@@ -18,6 +28,7 @@ _ENCODE = re.compile(r"[^\x21-\x7e]+|[\"%]")
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 _PERCENT = re.compile(rb"%([0-9A-Fa-f]{2})")
 SECRET = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key"})
+UNTOLD = SECRET | {"content-length"}  # which is of the connection, and not of what the caller says
 
 
 def encode(value: str) -> str:
@@ -35,23 +46,56 @@ def decode(value: str) -> str:
     return _PERCENT.sub(lambda match: bytes([int(match[1], 16)]), raw).decode("utf-8")
 
 
-def write_envelope(envelope: Envelope) -> list[tuple[str, str]]:
-    """The headers that carry this envelope."""
-    headers = [(PREFIX + name, encode(value)) for name, value in to_attributes(envelope)]
+def write_envelope(envelope: Envelope) -> str:
+    """The header lines that carry this envelope. Each message that leaves passes here, so it is written out."""
+    id, source, type = envelope.id, envelope.source, envelope.type
+    digest = envelope.digest
+    text = f"ce-specversion: {SPECVERSION}\r\n" if id and source and type else ""
+    if id is not None:
+        text += _in_both("ce-id", "Event-Id", id)
+    if source is not None:
+        text += _SOURCE[source]
+    if type is not None:
+        text += _TYPE[type]
+    if envelope.time is not None:
+        text += f"ce-time: {written_instant(envelope.time)}\r\n"
+    if envelope.destination:
+        text += _DESTINATION[envelope.destination]
+    if envelope.via:
+        text += _VIA[envelope.via]
+    if envelope.expirytime is not None:
+        text += f"ce-expirytime: {written_instant(envelope.expirytime)}\r\n"
+    if envelope.timeleft is not None:
+        text += f"ce-timeleft: {envelope.timeleft}\r\n"
+    if envelope.priority is not None:
+        text += f"ce-priority: {envelope.priority}\r\n"
+    if digest:
+        written = encode(digest)
+        text += f"ce-digest: {written}\r\nContent-Digest: {content_digest(written)}\r\n"
+    if envelope.correlationid is not None:
+        text += _in_both("ce-correlationid", "Correlation-Id", envelope.correlationid)
+    for name, value in envelope.more:
+        if is_extension(name):
+            text += f"{PREFIX}{name}: {encode(value)}\r\n"
     if envelope.traceparent is not None:
-        headers += trace_context(envelope.traceparent, envelope.tracestate).items()
-    if envelope.id and _is_plain(envelope.id):
-        headers.append(("Event-Id", envelope.id))
-    if envelope.correlationid and _is_plain(envelope.correlationid):
-        headers.append(("Correlation-Id", envelope.correlationid))
-    if envelope.digest:
-        headers.append(("Content-Digest", content_digest(envelope.digest)))
-    return headers
+        for name, value in trace_context(envelope.traceparent, envelope.tracestate).items():
+            text += f"{name}: {value}\r\n"
+    return text
 
 
-def _is_plain(text: str) -> bool:
-    """Whether a header that knows no encoding can carry it."""
-    return encode(text) == text
+# What few messages differ in, as whole lines.
+_SOURCE = Remembered[str](lambda source: f"ce-source: {encode(escape_name(source))}\r\n")
+_TYPE = Remembered[str](lambda type: f"ce-type: {encode(type)}\r\n")
+_DESTINATION = Remembered[tuple[str, ...]](lambda names: f"ce-destination: {encode(written_names(names))}\r\n")
+_VIA = Remembered[tuple[str, ...]](lambda names: f"ce-via: {encode(written_names(names))}\r\n")
+
+
+def _in_both(name: str, of_the_trade: str, value: str) -> str:
+    """Under CloudEvents' name, and under the one of the trade (C-52), which knows no encoding, if it needs none."""
+    written = encode(value)
+    if written != value or not value:
+        return f"{name}: {written}\r\n"
+    return f"{name}: {value}\r\n{of_the_trade}: {value}\r\n"
 
 
 def read_envelope(headers: CIMultiDictProxy[str]) -> Envelope:
@@ -97,14 +141,14 @@ def _refused(attribute: str, text: str) -> BadRequest:
 
 
 def told(headers: CIMultiDictProxy[str]) -> tuple[tuple[str, str], ...]:
-    """The transport headers for rules and traces: lower-case names, no secrets, nothing that is not Unicode."""
+    """The transport headers for rules and traces: lower-case names, no secrets, no framing, all Unicode."""
     return tuple(_kept(headers.items()))
 
 
 def _kept(items: Iterable[tuple[str, str]]) -> Iterable[tuple[str, str]]:
     for name, value in items:
         lower = name.lower()
-        if lower not in SECRET:
+        if lower not in UNTOLD:
             yield (
                 lower,
                 value if value.isascii() else value.encode("utf-8", "surrogateescape").decode("utf-8", "replace"),

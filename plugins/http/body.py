@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 from aiohttp import hdrs, web
 
 from broker.core.outcome import BadRequest, Refusal, TooLarge, Unsupported
-from broker.web import HttpRefusal, send_continue
+from broker.web import Asking, HttpRefusal, send_continue
 from plugins.http.coding import Coding, Damaged, TooBig, Unpacker, coding_of
 from plugins.http.digest import HASHES, digest_of, parse_attribute, parse_content_digest
 
 DEADLINE = 60.0  # seconds for a body of any size, …
+NO_WIRE: Mapping[str, bytes] = MappingProxyType({})  # the body came unpacked: its bytes are those on the wire
 SLOWEST = 64 * 1024  # … and one more for each so many bytes that have come: a big message over a thin line is welcome
 
 
@@ -21,17 +23,18 @@ async def read_body(request: web.Request, limit: int, *, deadline: float = DEADL
     """The body as the sender wrote it, without its `Content-Encoding`."""
     coding = _coding(request)
     if (request.content_length or 0) > limit:
-        raise _too_large(limit)
-    claims = _claims(request)
+        raise too_large(limit)
+    claims = claims_of(request)
     await send_continue(request)
     wire: dict[str, bytes] = {}
     if coding is Coding.IDENTITY and request.content.is_eof():  # most messages are here with their headers
         body = request.content.read_nowait()
         if len(body) > limit:
-            raise _too_large(limit)
+            raise too_large(limit)
     else:
         body, wire = await _stream(request, Unpacker(coding, limit), claims, deadline)
-    await _check(body, claims, wire)
+    if claims:
+        await check_claims(body, claims, wire)
     return body
 
 
@@ -56,7 +59,7 @@ async def _stream(
         text = f"the body did not come in time; {came} bytes were read; send it again"
         raise HttpRefusal(text, status=408, code="timeout", id="slow-body") from None
     except TooBig as exc:
-        raise _too_large(unpacker.limit, str(exc)) from None
+        raise too_large(unpacker.limit, str(exc)) from None
     except Damaged as exc:
         text = f"{exc}; check Content-Encoding"
         raise BadRequest(text, id="damaged-encoding", expression="http.content-encoding") from None
@@ -77,12 +80,12 @@ def _coding(request: web.Request) -> Coding:
     return coding
 
 
-def _too_large(limit: int, how: str = "") -> TooLarge:
+def too_large(limit: int, how: str = "") -> TooLarge:
     text = f"the body is larger than the {limit} bytes that this broker takes"
     return TooLarge(f"{text} ({how})" if how else text, expression="http.content-length")
 
 
-def _claims(request: web.Request) -> dict[str, bytes]:
+def claims_of(request: Asking) -> dict[str, bytes]:
     field = ",".join(request.headers.getall("Content-Digest", ()))
     try:
         return parse_content_digest(field) if field else {}
@@ -90,7 +93,7 @@ def _claims(request: web.Request) -> dict[str, bytes]:
         raise BadRequest(str(exc), expression="http.content-digest") from None
 
 
-async def _check(body: bytes, claims: Mapping[str, bytes], wire: Mapping[str, bytes]) -> None:
+async def check_claims(body: bytes, claims: Mapping[str, bytes], wire: Mapping[str, bytes] = NO_WIRE) -> None:
     """RFC 9530 digests the bytes on the wire; many digest what they had before packing it (X-45). Either proves it."""
     for algorithm, claimed in claims.items():
         if claimed not in (wire.get(algorithm), await digest_of(body, algorithm)):

@@ -15,9 +15,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from http import HTTPStatus
 
 import msgspec
@@ -55,19 +55,19 @@ _XML_EXPRESSION = re.compile(rb"<(?:expression|location)\s+value\s*=\s*[\"'][^\"
 
 
 class HttpAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """A whole answer, read to its end and unpacked; `body` is None where there was more than is worth reading."""
+    """An answer that is no 2xx, unpacked; `body` is None where there was more than is worth reading."""
 
     status: int
-    headers: Mapping[str, str]
+    content_type: str = ""
+    location: str = ""
+    retry_after: str | None = None
     body: bytes | None = b""
     now: datetime
 
 
-def classify(answer: HttpAnswer, address: str) -> Delivered | Deferred | Refused:
+def not_delivered(answer: HttpAnswer, address: str) -> Deferred | Refused:
     """The end of the attempt that had this answer."""
     status = answer.status
-    if 200 <= status < 300:
-        return _delivered(answer)
     if 300 <= status < 400:
         return _redirected(answer, address)
     if status in LATER or status >= 500 or status < 200:
@@ -75,6 +75,7 @@ def classify(answer: HttpAnswer, address: str) -> Delivered | Deferred | Refused
     return _refused(answer)
 
 
+@lru_cache(maxsize=1000)  # as many as there are
 def said(status: int) -> str:
     """ "503 Service Unavailable": our words, since the reason phrase is the peer's."""
     try:
@@ -86,21 +87,26 @@ def said(status: int) -> str:
 # --- 2xx -------------------------------------------------------------------------------------------------------------
 
 
-def _delivered(answer: HttpAnswer) -> Delivered:
-    status, note = answer.status, said(answer.status)
-    if status == 204:
-        return Delivered(taken=Taken.NOTHING_TO_SAY, status=status, note=note)
-    written = answer.headers.get("content-type", "")
-    format = format_of(written, answer.body or b"")
-    if answer.body and format is not None and may_be_message(answer.body, format):
-        known = _format_named(written) is not None
-        return Delivered(
-            body=answer.body,
-            media_type=written if known else f"application/fhir+{format.value}",
-            status=status,
-            note=f"{note}, with a message",
-        )
-    return Delivered(status=status, note=note)
+def delivered(status: int, content_type: str, body: bytes | None) -> Delivered:
+    """What a 2xx means: custody at least, and the response where the body is a message."""
+    if not body or status == 204 or b"MessageHeader" not in body:  # as in nearly all answers
+        return _without_message(status)
+    format = format_of(content_type, body)
+    if format is None or not may_be_message(body, format):
+        return _without_message(status)
+    known = _format_named(content_type) is not None
+    return Delivered(
+        body=body,
+        media_type=content_type if known else f"application/fhir+{format.value}",
+        status=status,
+        note=f"{said(status)}, with a message",
+    )
+
+
+@lru_cache(maxsize=100)
+def _without_message(status: int) -> Delivered:
+    taken = Taken.NOTHING_TO_SAY if status == 204 else Taken.CUSTODY
+    return Delivered(taken=taken, status=status, note=said(status))
 
 
 def _format_named(content_type: str) -> Format | None:
@@ -136,7 +142,7 @@ def _deferred(answer: HttpAnswer) -> Deferred:
     return Deferred(
         note=said(answer.status),
         of_peer=of_peer,
-        retry_after=retry_after(answer.headers.get("retry-after"), answer.now),
+        retry_after=retry_after(answer.retry_after, answer.now),
         status=answer.status,
     )
 
@@ -186,7 +192,7 @@ def _issue_names_destination(issue: dict[str, object]) -> bool:
 
 
 def _redirected(answer: HttpAnswer, address: str) -> Refused:
-    where = without_query(answer.headers.get("location", ""))
+    where = without_query(answer.location)
     where = where if where.isascii() and where.isprintable() and len(where) < 300 and "@" not in where else ""
     note = f"{said(answer.status)}; redirects are not followed" + (f" (to {where})" if where else "")
     text = (
@@ -214,14 +220,14 @@ def _problem(status: int, text: str, *, id: str = "refused-by-receiver") -> Prob
 
 
 def _outcome_type(answer: HttpAnswer, format: Format) -> str:
-    written = answer.headers.get("content-type", "")
+    written = answer.content_type
     return written if _format_named(written) is format else f"application/fhir+{format.value}"
 
 
 def _outcome(answer: HttpAnswer) -> Format | None:
     """The format of the OperationOutcome that the body is, None if it is none."""
     body = answer.body or b""
-    format = format_of(answer.headers.get("content-type", ""), body)
+    format = format_of(answer.content_type, body)
     if format is Format.XML:
         return format if _root(body) == b"OperationOutcome" else None
     if format is None or b'"OperationOutcome"' not in body:

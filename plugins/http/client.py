@@ -36,6 +36,14 @@ def target_of(url: URL) -> Target:
     return Target(origin=Origin(host=host, port=port, tls=url.scheme == "https"), start=start)
 
 
+def fields_of(*headers: tuple[str, str]) -> str:
+    """Header lines; ValueError for a value that would end its line and begin another."""
+    text = "".join([f"{name}: {value}\r\n" for name, value in headers])
+    if "\0" in text or not text.count("\r") == text.count("\n") == len(headers):
+        raise ValueError("a header's value has a line break in it")
+    return text
+
+
 class Client:
     """Keeps connections by origin; whoever finished last is used next, so that what is too many grows idle."""
 
@@ -51,21 +59,21 @@ class Client:
     async def post(
         self,
         target: Target,
-        headers: list[tuple[str, str]],
+        fields: str,
         body: bytes,
         *,
         connect: timedelta,
         answer: timedelta,
         allowed: Allowed,
     ) -> Response:
-        """The answer to one POST, its body bounded by what `allowed` says of its status.
+        """The answer to one POST with these header lines (`fields_of`), its body bounded by what `allowed` says.
 
-        Raises `NoAnswer`, and ValueError for what no request can be written with. `connect` limits name, TCP and TLS,
-        `answer` all that follows; both together limit the attempt, also where a second connection is needed.
+        Raises `NoAnswer`, and ValueError for a host that is no name. `connect` limits name, TCP and TLS, `answer` all
+        that follows; both together limit the attempt, also where a second connection is needed.
         """
         if self._gone is not None:
             raise NoAnswer(Trouble.NO_CONNECTION, "this broker is stopping")
-        head = _head(target.start, headers, len(body))
+        head = f"{target.start}{fields}Content-Length: {len(body)}\r\n\r\n".encode()
         wait = answer.total_seconds()
         connection = self._take(target.origin)
         if connection is None:
@@ -187,11 +195,3 @@ async def _exchange(connection: Connection, head: bytes, body: bytes, allowed: A
         if answer.cancelled():  # else it is done, and the connection may be somebody else's already
             connection.abort()
         raise
-
-
-def _head(start: str, headers: list[tuple[str, str]], length: int) -> bytes:
-    """The head of a request; ValueError for a value that would end its line and begin another."""
-    text = "\r\n".join([f"{name}: {value}" for name, value in headers])
-    if "\0" in text or not text.count("\r") == text.count("\n") == len(headers) - 1:
-        raise ValueError("a header's value has a line break in it")
-    return f"{start}{text}\r\nContent-Length: {length}\r\n\r\n".encode()

@@ -55,13 +55,24 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
     """An answer as it came; with a flaw, `body` is what there was of it."""
 
     status: int
-    headers: list[tuple[str, str]]  # names in lower case
+    fields: dict[bytes, bytes]  # the headers by their names in lower case; of several with one name, the first
+    again: list[tuple[bytes, bytes]] = []  # the others
     body: bytes = b""
     flaw: Flaw | None = None
 
-    def all(self, name: str) -> str:
+    def first(self, name: bytes) -> str | None:
+        """The value of a header, decoded only now: few of them are ever asked for."""
+        value = self.fields.get(name)
+        return None if value is None else _text(value)
+
+    def all(self, name: bytes) -> str:
         """The values of a header that is a list, joined (RFC 9110, section 5.3)."""
-        return ",".join([value for written, value in self.headers if written == name])
+        values = [self.fields[name]] if name in self.fields else []
+        return ",".join(map(_text, [*values, *(value for written, value in self.again if written == name)]))
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "surrogateescape").strip(" \t")
 
 
 Allowed = Callable[[int], int]  # status → bytes of its body that are read
@@ -76,9 +87,12 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, free: Callable[[Connection], None], lost: Callable[[Connection], None]) -> None:
         self._free, self._lost = free, lost
+        self._loop = asyncio.get_running_loop()
         self._parser: httptools.HttpResponseParser | None = None
         self._answer: asyncio.Future[Response] | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._until = 0.0  # loop time at which the answer is late
+        self._timer: asyncio.TimerHandle | None = None  # outlives its request: see `_watch`
+        self._looks = 0.0  # loop time at which the timer looks
         self._rest: memoryview | None = None  # of the body, not yet handed to the transport
         self._paused = False
         self.open = False
@@ -88,13 +102,12 @@ class Connection(asyncio.Protocol):
 
     def post(self, head: bytes, body: bytes, allowed: Allowed, seconds: float) -> asyncio.Future[Response]:
         """Sends a request; the future has its answer or `NoAnswer`, at the latest when the seconds have passed."""
-        loop = asyncio.get_running_loop()
-        self._answer = answer = loop.create_future()
+        self._answer = answer = self._loop.create_future()
         self._allowed = allowed
-        self._received = self._head = self._length = 0
-        self._limit, self._status = 0, 0
+        self._received = self._head = self._length = self._limit = self._status = 0
         self._raw: list[tuple[bytes, bytes]] = []
-        self._headers: list[tuple[str, str]] = []
+        self._fields: dict[bytes, bytes] = {}
+        self._again: list[tuple[bytes, bytes]] = []
         self._pieces: list[bytes] = []
         self._whole = self._reusable = self._until_close = False
         self._flaw: Flaw | None = None
@@ -104,8 +117,30 @@ class Connection(asyncio.Protocol):
             self._transport.write(head)
             self._rest = memoryview(body)
             self._send_on()
-        self._timer = loop.call_later(seconds, self._time_is_up)
+        self._until = until = self._loop.time() + seconds
+        if self._timer is None or until < self._looks:
+            self._watch(until)
         return answer
+
+    def _watch(self, at: float) -> None:
+        """Looks then whether the answer is late.
+
+        One timer serves many requests, since nearly all are answered long before: it is neither cancelled nor set anew
+        for each, and when it looks too early for the request under way, it looks again at the right time.
+        """
+        if self._timer is not None:
+            self._timer.cancel()
+        self._looks = at
+        self._timer = self._loop.call_at(at, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._answer is None:
+            return  # idle: the next request sets a timer of its own
+        if self._loop.time() < self._until:
+            self._watch(self._until)
+        else:
+            self._end(Flaw.LATE, Trouble.LATE)
 
     def _send_on(self) -> None:
         while self._rest is not None and not self._paused:
@@ -166,6 +201,9 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._closed(exc)
         self._parser = None  # which refers back to us
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         self._lost(self)
 
     def _closed(self, exc: Exception | None) -> None:
@@ -176,9 +214,6 @@ class Connection(asyncio.Protocol):
             self._end(None)
         else:
             self._end(Flaw.CUT if exc is None else Flaw.BROKEN, Trouble.CLOSED)
-
-    def _time_is_up(self) -> None:
-        self._end(Flaw.LATE, Trouble.LATE)
 
     # --- what the parser says ---
 
@@ -201,26 +236,31 @@ class Connection(asyncio.Protocol):
             return  # interim; the answer follows
         if status < 100:
             raise _Stop
-        if status < 100:
-            raise _Stop
         self._status = status
-        self._headers = [
-            (name.decode("latin-1").lower(), value.decode("utf-8", "surrogateescape").strip(" \t"))
-            for name, value in self._raw
-        ]
+        fields = self._fields
+        for written, value in self._raw:
+            name = written.lower()
+            if name in fields:
+                self._again.append((name, value))
+            else:
+                fields[name] = value
         self._limit = self._allowed(status)
-        length = coding = ""
-        for name, value in self._headers:
-            if name == "content-length":
-                length = value
-            elif name == "transfer-encoding":
-                coding = value.lower()
-        if coding not in ("", "chunked", "identity"):
-            raise _Stop  # a body in a coding that we did not offer to take (RFC 9112, section 6.1)
-        self._until_close = status not in BODILESS and not length and coding != "chunked"
-        if length and status not in BODILESS and int(length) > self._limit:
+        coding = self._coding() if b"transfer-encoding" in fields else b""
+        if status in BODILESS:
+            return
+        length = fields.get(b"content-length")
+        self._until_close = not length and coding != b"chunked"
+        if length and int(length) > self._limit:
             self._flaw = Flaw.TOO_LARGE
             raise _Stop
+
+    def _coding(self) -> bytes:
+        """The Transfer-Encoding; all but one are codings that we did not offer to take (RFC 9112, section 6.1)."""
+        values = [value for name, value in self._raw if name.lower() == b"transfer-encoding"]
+        coding = b",".join(values).strip(b" \t").lower()
+        if coding not in (b"chunked", b"identity", b""):
+            raise _Stop
+        return coding
 
     def on_body(self, data: bytes) -> None:
         self._length += len(data)
@@ -240,9 +280,6 @@ class Connection(asyncio.Protocol):
     def _end(self, flaw: Flaw | None, trouble: Trouble | None = None, *, keep: bool = False) -> None:
         """An answer that has begun is one, with its flaw; before that the trouble is all there is."""
         answer, self._answer = self._answer, None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         if answer is None:
             return
         pieces, self._pieces = self._pieces, []
@@ -258,4 +295,6 @@ class Connection(asyncio.Protocol):
             answer.set_exception(NoAnswer(trouble, untouched=untouched))
         else:
             body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-            answer.set_result(Response(status=self._status, headers=self._headers, body=body, flaw=flaw))
+            answer.set_result(
+                Response(status=self._status, fields=self._fields, again=self._again, body=body, flaw=flaw)
+            )

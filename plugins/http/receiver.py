@@ -5,17 +5,22 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any
+from urllib.parse import quote
 
+import msgspec
 from aiohttp import hdrs, web
 
-from broker.channel import Arrival, Asked, Host, Peer
+from broker.channel import Answer, Arrival, Asked, Host, Peer
+from broker.core.envelope import Envelope
+from broker.core.fhir.header import Release
 from broker.core.fhir.media import media_type
 from broker.core.outcome import StoreUnavailable
-from broker.web import Handler, add_fhir_route, later, pinned_release
+from broker.express import add_express
+from broker.web import BASE_PATH, Asking, Reply, add_fhir_route, fhir_paths, later, pinned_release
 from plugins.http.answers import Answering
 from plugins.http.asked import asked
 from plugins.http.binding import read_envelope, told
-from plugins.http.body import DEADLINE, check_attribute, read_body
+from plugins.http.body import DEADLINE, check_attribute, check_claims, claims_of, read_body, too_large
 from plugins.http.settings import HttpSettings
 
 OPERATION = "$process-message"
@@ -32,12 +37,17 @@ class HttpReceiver:
         self._proxies = tuple(ip_network(network) for network in settings.behind_proxy)
         self._open = False
         app: web.Application = host.web
-        add_fhir_route(app, "POST", f"/{OPERATION}", self._guarded(self._process))
+        operation = Operation(self)
+        add_fhir_route(app, "POST", f"/{OPERATION}", operation.ordinarily)
         # M-40: the operation is of the system; clients that put it on the resource mean the same.
-        add_fhir_route(app, "POST", f"/MessageHeader/{OPERATION}", self._guarded(self._process))
-        add_fhir_route(app, "POST", "/Bundle", self._guarded(self._create))
+        add_fhir_route(app, "POST", f"/MessageHeader/{OPERATION}", operation.ordinarily)
+        add_fhir_route(app, "POST", "/Bundle", Creation(self).ordinarily)
         path = f"/in/{{name}}/{OPERATION}"
-        app.router.add_route("POST", path, self._guarded(self._process), expect_handler=later)
+        app.router.add_route("POST", path, operation.ordinarily, expect_handler=later)
+        for base in fhir_paths(app[BASE_PATH]):
+            for name in (OPERATION, quote(OPERATION)):
+                for query in ("", "?async=true"):
+                    add_express(app, f"{base}/{name}{query}", operation)
 
     async def start(self) -> None:
         self._open = True
@@ -45,53 +55,117 @@ class HttpReceiver:
     async def stop(self) -> None:
         self._open = False
 
-    def _guarded(self, handler: Handler) -> Handler:
-        async def guarded(request: web.Request) -> web.StreamResponse:
-            if not self._open:
-                raise StoreUnavailable(
-                    "this broker is starting or stopping; send the message again",
-                    code="transient",
-                    id="draining",
-                    retry_after=RETRY_WHEN_CLOSED,
-                )
-            return await handler(request)
+    def check_open(self) -> None:
+        if not self._open:
+            raise StoreUnavailable(
+                "this broker is starting or stopping; send the message again",
+                code="transient",
+                id="draining",
+                retry_after=RETRY_WHEN_CLOSED,
+            )
 
-        return guarded
-
-    async def _process(self, request: web.Request) -> web.StreamResponse:
+    def read(self, request: Asking, wishes: Asked) -> Said:
+        """Everything that the head alone can refuse is refused before a byte of the body is read."""
         answering = Answering(request, self._host.base_url)
-        arrival = await self._arrival(request, asked(request))
-        return await answering.processed(await self._host.accept(arrival))
-
-    async def _create(self, request: web.Request) -> web.StreamResponse:
-        answering = Answering(request, self._host.base_url)
-        arrival = await self._arrival(request, Asked(asynchronous=True))
-        answer = await self._host.accept(arrival)
-        return await answering.created(answer, arrival.body, arrival.media_type)
-
-    async def _arrival(self, request: web.Request, wishes: Asked) -> Arrival:
-        """Everything that the headers alone can refuse is refused before a byte of the body is read."""
         content_type = request.headers.get(hdrs.CONTENT_TYPE, "")
         media_type(content_type)  # 415 (M-51); the flow reads it again with the body
-        at = datetime.now(UTC)  # `timeleft` runs from here, not from the end of a slow body
-        envelope = read_envelope(request.headers)
-        body = await read_body(request, self._host.max_message, deadline=self.body_deadline)
-        await check_attribute(body, envelope.digest)
-        return Arrival(
-            channel="http",
-            peer=Peer(address=peer_address(request, self._proxies)),
-            body=body,
-            media_type=content_type,
-            at=at,
+        return Said(
+            answering=answering,
+            content_type=content_type,
             release=pinned_release(request),
-            envelope=envelope,
+            envelope=read_envelope(request.headers),
             asked=wishes,
+            peer=Peer(address=peer_address(request, self._proxies)),
             way_in=request.match_info.get("name"),
             headers=told(request.headers),
+            claims=claims_of(request),
         )
 
+    async def take(self, said: Said, body: bytes, at: datetime) -> Answer:
+        digest = said.envelope.digest
+        if digest is not None:
+            await check_attribute(body, digest)
+        return await self._host.accept(
+            Arrival(
+                channel="http",
+                peer=said.peer,
+                body=body,
+                media_type=said.content_type,
+                at=at,
+                release=said.release,
+                envelope=said.envelope,
+                asked=said.asked,
+                way_in=said.way_in,
+                headers=said.headers,
+            )
+        )
 
-def peer_address(request: web.Request, proxies: tuple[IPv4Network | IPv6Network, ...]) -> str:
+    async def check(self, said: Said, body: bytes) -> None:
+        """What `body` checks while it reads, for a body that is here."""
+        if len(body) > self._host.max_message:
+            raise too_large(self._host.max_message)
+        if said.claims:
+            await check_claims(body, said.claims)
+
+    async def body(self, request: web.Request) -> bytes:
+        return await read_body(request, self._host.max_message, deadline=self.body_deadline)
+
+
+class Said(msgspec.Struct, frozen=True, kw_only=True):
+    """What the head of a request says: the same for every message that comes with the same head."""
+
+    answering: Answering
+    content_type: str
+    release: Release | None
+    envelope: Envelope
+    asked: Asked
+    peer: Peer
+    way_in: str | None
+    headers: tuple[tuple[str, str], ...]
+    claims: dict[str, bytes]  # digests of the body by their algorithm
+
+
+class Operation:
+    """`$process-message`: answers as the design's six lines say."""
+
+    def __init__(self, receiver: HttpReceiver) -> None:
+        self._receiver = receiver
+
+    def read(self, request: Asking) -> Said:
+        return self._receiver.read(request, asked(request))
+
+    async def answer(self, said: Said, body: bytes) -> Reply:
+        self._receiver.check_open()
+        at = datetime.now(UTC)
+        await self._receiver.check(said, body)
+        return await said.answering.processed(await self._receiver.take(said, body, at))
+
+    async def ordinarily(self, request: web.Request) -> web.StreamResponse:
+        receiver = self._receiver
+        receiver.check_open()
+        at = datetime.now(UTC)  # `timeleft` runs from here, not from the end of a slow body
+        said = self.read(request)
+        answer = await receiver.take(said, await receiver.body(request), at)
+        return (await said.answering.processed(answer)).response()
+
+
+class Creation:
+    """`POST /Bundle`: custody, for clients that only know REST (M-52)."""
+
+    def __init__(self, receiver: HttpReceiver) -> None:
+        self._receiver = receiver
+
+    async def ordinarily(self, request: web.Request) -> web.StreamResponse:
+        receiver = self._receiver
+        receiver.check_open()
+        at = datetime.now(UTC)
+        said = receiver.read(request, Asked(asynchronous=True))
+        body = await receiver.body(request)
+        answer = await receiver.take(said, body, at)
+        return (await said.answering.created(answer, body, said.content_type)).response()
+
+
+def peer_address(request: Asking, proxies: tuple[IPv4Network | IPv6Network, ...]) -> str:
     """Who is at the other end; behind our own proxies, whom the last of them saw."""
     transport = request.transport
     name: Any = transport.get_extra_info("peername") if transport is not None else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from urllib.parse import urlsplit
@@ -16,9 +17,10 @@ from broker.core.fhir.header import Format
 from broker.core.fhir.media import media_type
 from broker.core.outcome import Problem, Refusal, Who
 from plugins.http.address import is_own, on_the_wire
+from plugins.http.attributes import Remembered
 from plugins.http.binding import write_envelope
-from plugins.http.classify import HttpAnswer, classify, said
-from plugins.http.client import Client, Target, target_of
+from plugins.http.classify import HttpAnswer, delivered, not_delivered, said
+from plugins.http.client import Client, Target, fields_of, target_of
 from plugins.http.coding import Coding, Damaged, TooBig, Unpacker, coding_of
 from plugins.http.digest import attribute_of, digest_of, parse_content_digest
 from plugins.http.exchange import Flaw, NoAnswer, Response, Trouble
@@ -42,11 +44,12 @@ class HttpSender:
         self._user_agent = settings.user_agent
         self._client = Client(client_ca=settings.client_ca)
         self._target = lru_cache(maxsize=1024)(self._find_target)  # addresses are few, attempts are many
+        self._begin = Remembered[str](self._begin_of)  # as are media types
 
     async def attempt(self, transmission: Transmission) -> Attempted:
         """Makes one attempt and says how it ended."""
         try:
-            target = self._target(transmission.address, asynchronous=not transmission.caller_waits)
+            target = self._target(transmission.address, not transmission.caller_waits)
         except ValueError as exc:
             return _unusable("unusable-address", str(exc))
         if target is None:
@@ -57,7 +60,7 @@ class HttpSender:
         try:
             response = await self._client.post(
                 target,
-                self._headers(transmission, envelope),
+                self._fields(transmission, envelope),
                 transmission.body,
                 connect=transmission.connect,
                 answer=transmission.answer,
@@ -67,32 +70,42 @@ class HttpSender:
             return _no_answer(no.trouble, no.reason)
         except ValueError:  # a host that is no name, a header that cannot be written
             return _unusable("unusable-address", "no request can be written for the address")
-        return await _end(response, transmission.address)
+        if not 200 <= response.status < 300:
+            return await _not_taken(response, transmission.address)
+        if _is_plain(response):
+            return delivered(response.status, response.first(b"content-type") or "", response.body)
+        return await _taken(response)
 
     async def stop(self) -> None:
         await self._client.stop()
 
     # --- the request ---
 
-    def _find_target(self, address: str, *, asynchronous: bool) -> Target | None:
+    def _find_target(self, address: str, asynchronous: bool) -> Target | None:
         """None for an address that leads back to us."""
         if any(is_own(address, own) for own in self._own):
             return None
         return target_of(on_the_wire(address, asynchronous=asynchronous))
 
-    def _headers(self, transmission: Transmission, envelope: Envelope) -> list[tuple[str, str]]:
-        if not transmission.caller_waits and envelope.timeleft is not None:
-            envelope = msgspec.structs.replace(envelope, timeleft=None)  # absent = nobody waits
-        headers = [
-            ("Content-Type", transmission.media_type),
-            ("Accept", _accept(transmission.media_type)),
+    def _fields(self, transmission: Transmission, envelope: Envelope) -> str:
+        """The header lines."""
+        begin = self._begin[transmission.media_type]
+        timeleft = envelope.timeleft
+        if timeleft is None:
+            return begin + write_envelope(envelope)
+        if not transmission.caller_waits:
+            return begin + write_envelope(msgspec.structs.replace(envelope, timeleft=None))  # absent = nobody waits
+        prefer = f"Prefer: wait={timeleft // 1000}\r\n" if timeleft >= 1000 else ""
+        return begin + write_envelope(envelope) + prefer
+
+    def _begin_of(self, media_type: str) -> str:
+        """The header lines that depend on the media type alone."""
+        return fields_of(
+            ("Content-Type", media_type),
+            ("Accept", _accept(media_type)),
             ("Accept-Encoding", "identity"),
             ("User-Agent", self._user_agent),
-            *write_envelope(envelope),
-        ]
-        if envelope.timeleft is not None and envelope.timeleft >= 1000:
-            headers.append(("Prefer", f"wait={envelope.timeleft // 1000}"))
-        return headers
+        )
 
 
 def _own_urls(base_url: str, listen: str) -> Iterator[str]:
@@ -109,7 +122,6 @@ def _worth_reading(status: int) -> int:
     return 0 if 300 <= status < 400 else LARGEST_REASON
 
 
-@lru_cache(maxsize=256)  # media types are few
 def _accept(written: str) -> str:
     """Both formats, the message's own first."""
     try:
@@ -133,22 +145,42 @@ class _TooLarge(_Unreadable):
     """More than is worth reading. It would be so again, and each time the receiver would do its work anew."""
 
 
-async def _end(response: Response, address: str) -> Attempted:
-    """What an answer comes to; only of a 2xx does it matter that its end was reached."""
+def _is_plain(response: Response) -> bool:
+    """Whether the body is whole, and there is nothing to unpack or to check: as in nearly all answers."""
+    fields = response.fields
+    return response.flaw is None and b"content-encoding" not in fields and b"content-digest" not in fields
+
+
+async def _taken(response: Response) -> Attempted:
+    """What a 2xx comes to whose body is not whole, packed or has a digest: a delivery if its end can be reached."""
+    status = response.status
+    try:
+        body = await _body(response)
+    except _TooLarge as exc:
+        return Delivered(status=status, note=f"{said(status)}, but {exc}")
+    except _Unreadable as exc:
+        if response.flaw is Flaw.UNREADABLE:
+            return _no_answer(Trouble.UNREADABLE)
+        return Deferred(note=f"{said(status)}, but {exc}", status=status)
+    return delivered(status, response.first(b"content-type") or "", body)
+
+
+async def _not_taken(response: Response, address: str) -> Attempted:
+    """What any other answer comes to; whether its end was reached matters little."""
     status = response.status
     body: bytes | None = None
     if not 300 <= status < 400:
-        try:
+        with suppress(_Unreadable):
             body = await _body(response)
-        except _Unreadable as exc:
-            if 200 <= status < 300:
-                if isinstance(exc, _TooLarge):
-                    return Delivered(status=status, note=f"{said(status)}, but {exc}")
-                if response.flaw is Flaw.UNREADABLE:
-                    return _no_answer(Trouble.UNREADABLE)
-                return Deferred(note=f"{said(status)}, but {exc}", status=status)
-    headers = dict(reversed(response.headers))  # of several with one name, the first
-    return classify(HttpAnswer(status=status, headers=headers, body=body, now=datetime.now(UTC)), address)
+    answer = HttpAnswer(
+        status=status,
+        content_type=response.first(b"content-type") or "",
+        location=response.first(b"location") or "",
+        retry_after=response.first(b"retry-after"),
+        body=body,
+        now=datetime.now(UTC),
+    )
+    return not_delivered(answer, address)
 
 
 async def _body(response: Response) -> bytes:
@@ -158,7 +190,7 @@ async def _body(response: Response) -> bytes:
         raise _TooLarge(f"its body is not read: more than {limit} bytes")
     if response.flaw is not None:
         raise _Unreadable(response.flaw)
-    coding = coding_of(response.all("content-encoding"))
+    coding = coding_of(response.all(b"content-encoding"))
     if coding is None:
         raise _Unreadable("its Content-Encoding is unknown")
     body = response.body
@@ -172,7 +204,7 @@ async def _body(response: Response) -> bytes:
             raise _TooLarge(f"its body is not read: {exc}") from None
         except Damaged as exc:
             raise _Unreadable(f"its body is unusable: {exc}") from None
-    await _check_digest(response.all("content-digest"), body, response.body)
+    await _check_digest(response.all(b"content-digest"), body, response.body)
     return body
 
 

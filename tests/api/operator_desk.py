@@ -86,13 +86,13 @@ class Delivering:
 
     async def hold(self, hold: Hold) -> None:
         assert self.store is not None
-        await self.store.hold(hold)
+        await self.store.hold_lane(hold)
         self.holds[hold.lane] = hold
 
     async def resume(self, name: str) -> bool:
         assert self.store is not None
         self.holds.pop(name, None)
-        return await self.store.resume(name)
+        return await self.store.resume_lane(name)
 
     def woken(self, lane: str, key: str) -> None:
         self.awake.append((lane, key))

@@ -29,9 +29,10 @@ from broker.core.resolution import How
 from broker.directory import Entry, Listed, Snapshot
 from broker.flow.here import Here
 from broker.flow.notify import Followers
+from broker.serving import listen
 from broker.store import Kept, NewDelivery, NewMessage
 from broker.store.sqlite import SqliteStore
-from broker.web import application, listen
+from broker.web import application
 
 BASE_URL = "https://broker.example/fhir"
 START = datetime(2026, 11, 21, 8, 0, tzinfo=UTC)
@@ -206,8 +207,8 @@ class Side:
 
     async def withdraw(self, position: int, why: str) -> bool:
         self.withdrawn.append((position, why))
-        numbers = await self.store.withdraw(position, self.clock(), why, self.under_way)
-        return len(numbers) == len(await self.store.deliveries(position))
+        withdrawn = await self.store.withdraw(position, self.clock(), why, self.under_way)
+        return len(withdrawn.numbers) == len(await self.store.deliveries(position))
 
     async def ask(self, method: str, path: str, **more: Any) -> Reply:
         url = path if path.startswith("http") else self.url + path

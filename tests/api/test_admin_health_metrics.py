@@ -9,11 +9,14 @@ from unittest.mock import patch
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
+from hypothesis import given
+from hypothesis import strategies as st
 from operator_desk import LANE, NOW, Desk, lane
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from broker.api.health import Health, add_health
-from broker.api.metrics import Metrics
+from broker.api.metrics import ATTEMPT, Metrics, Timed, counted
 from broker.core.circuit import PeerHealth
 from broker.flow.meter import Meter, NoMeter
 
@@ -109,6 +112,46 @@ async def test_what_the_flow_says_is_counted(desk: Desk) -> None:
     assert seen["late_responses_total", ()] == 1
     assert seen["delivery_duration_seconds_bucket", ("http", "0.025")] == 1
     assert (seen["store_commit_seconds_count", ()], seen["store_operations_total", ()]) == (1, 17)
+
+
+@given(st.lists(st.sampled_from(ATTEMPT) | st.floats(0, 100)))
+def test_durations_are_shown_as_prometheus_own_histogram_shows_them(durations: list[float]) -> None:
+    ours = Metrics()
+    theirs = Histogram(
+        "delivery_duration_seconds", "Attempts, by channel.", ["channel"], "fhir_broker", registry=None, buckets=ATTEMPT
+    )
+    for seconds in durations:
+        ours.attempted("http", "delivered", seconds)
+        theirs.labels("http").observe(seconds)
+    [shown] = [family for family in ours.registry.collect() if family.name == "fhir_broker_delivery_duration_seconds"]
+    [expected] = theirs.collect()
+    samples = [sample for sample in expected.samples if not sample.name.endswith("_created")]
+    assert (shown.type, shown.documentation, shown.samples) == (expected.type, expected.documentation, samples)
+
+
+def test_counters_are_shown_as_prometheus_own_show_them() -> None:
+    ours, theirs = Metrics(), CollectorRegistry()
+    received = Counter("messages_received", "Messages that came in.", ["channel"], "fhir_broker", registry=theirs)
+    Counter("late_responses", "Responses to requests that were closed.", (), "fhir_broker", registry=theirs)
+    for channel in ("http", 'a "b"\n', "http"):
+        ours.received(channel)
+        received.labels(channel).inc()
+
+    def lines(registry: CollectorRegistry) -> list[str]:
+        names = ("messages_received_total", "late_responses_total")
+        return [line for line in generate_latest(registry).decode().splitlines() if any(n in line for n in names)]
+
+    assert lines(ours.registry) == lines(theirs)
+    assert len(lines(theirs)) == 7
+
+
+def test_two_metrics_of_one_name_are_a_mistake() -> None:
+    registry = Metrics().registry
+    for name in ("messages_received", "messages_received_total"):
+        with pytest.raises(ValueError, match="Duplicated"):
+            counted(registry, name, "Again.", "channel")
+    with pytest.raises(ValueError, match="Duplicated"):
+        Timed(registry, "store_commit_seconds", "Again.", ATTEMPT)
 
 
 async def test_what_stands_is_read_at_the_scrape(desk: Desk) -> None:

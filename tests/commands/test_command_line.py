@@ -6,13 +6,15 @@ import asyncio
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 from command_desk import Commands, fhir_broker
-from operator_desk import BOX, EHR, EHR_URL, LANE, NOW, delivery, mail, message_bytes
+from operator_desk import BOX, EHR, EHR_URL, LANE, NOW, SOURCE, delivery, mail, message_bytes
 
 from broker import __version__
 from broker.core.delivery import State
-from broker.web import listen
+from broker.core.policy import DEFAULT, Order
+from broker.serving import listen
 
 OK, FAILED, USAGE, REFUSED, UNREACHABLE = 0, 1, 2, 3, 4
 
@@ -93,6 +95,32 @@ async def test_all_dead_letters_go_at_once_and_what_stays_is_said(desk: Commands
     ran = await desk("dead", "redrive", "--all")
     assert (ran.code, ran.out.splitlines()[0]) == (REFUSED, "1 dead letter on the way again")
     assert "(expired)" in ran.out
+
+
+async def test_held_stream_is_shown_and_goes_on_at_a_word(desk: Commands) -> None:
+    assert "in none does anything wait" in (await desk("streams", "ls")).out
+    planned = (
+        delivery(policy=msgspec.structs.replace(DEFAULT, order=Order.SOURCE, on_refused="hold"), stream=b"s" * 16),
+    )
+    dead = desk.desk.id(await desk.desk.dead(1, deliveries=planned))
+    waiting = desk.desk.id(await desk.desk.accept(2, deliveries=planned))
+    listed, shown, trace = await asyncio.gather(
+        desk("streams", "ls"), desk("dead", "show", dead), desk("trace", waiting)
+    )
+    assert listed.out.splitlines()[1].split()[:5] == [EHR, "source", SOURCE, "1", waiting]
+    assert dead in listed.out
+    assert f"fhir-broker streams resume {dead}" in shown.out
+    assert f"its stream is held by the dead letter of {dead}" in trace.out
+    resumed = await desk("streams", "resume", dead)
+    assert (resumed.code, resumed.out) == (OK, f"what waited goes on; {dead} stays dead\n")
+    again = await desk("streams", "resume", dead)
+    assert (again.code, "not-held" in again.err) == (REFUSED, True)
+
+
+async def test_trace_says_behind_which_message_one_waits(desk: Commands) -> None:
+    planned = (delivery(policy=msgspec.structs.replace(DEFAULT, order=Order.SOURCE), stream=b"s" * 16),)
+    first, second = [desk.desk.id(await desk.desk.accept(n, deliveries=planned)) for n in (1, 2)]
+    assert f"behind {first}, 1 of its stream before it" in (await desk("trace", second)).out
 
 
 async def test_lanes_and_directory_are_listed(desk: Commands) -> None:

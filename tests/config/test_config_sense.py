@@ -246,6 +246,14 @@ def test_a_party_with_a_mistake_of_its_own_is_still_there(desk: Desk) -> None:
     assert said == ["`north` must be a mapping, not `5`"]
 
 
+def test_hold_without_an_order_holds_nothing(desk: Desk) -> None:
+    said = "`on_refused: hold` holds nothing where `order` is none"
+    assert desk.warnings("defaults: {on_refused: hold}\n") == [said]
+    assert desk.warnings("routes: [{on_refused: hold}]\n") == [said]
+    assert desk.warnings("defaults: {order: source}\nroutes: [{on_refused: hold}]\n") == []
+    assert desk.warnings("defaults: {on_refused: hold}\nroutes: [{match: {event: a}, order: focus}]\n") == []
+
+
 def test_rules_behind_one_for_everything_can_never_match(desk: Desk) -> None:
     assert desk.warnings(
         "routes:\n  - name: all\n  - name: late\n    match: {event: a}\n  - {match: {event: b}}\n"
@@ -317,22 +325,10 @@ def test_policies_have_bounds(desk: Desk, policy: str) -> None:
     "policy",
     [
         "retry: {factor: 1, jitter: 0}", "retry: {jitter: 1}", "lane: {rate: 0.1}", "sync: {wait: 0s}",
-        "order: none", "on_refused: skip", "category: consequence", "priority: 0", "priority: 9",
+        "order: none", "order: correlation", "order: focus, on_refused: hold", "on_refused: skip",
+        "category: consequence", "priority: 0", "priority: 9",
         "reused_id: accept", "duplicates: forward", "bounce: never",
     ],
 )  # fmt: skip
 def test_policies_at_their_bounds_are_right(desk: Desk, policy: str) -> None:
     assert desk.load(f"defaults: {{{policy}}}\n").warnings == ()
-
-
-@pytest.mark.parametrize(
-    ("policy", "said"),
-    [
-        ("order: source", "`order` other than none is not in this release: `source` (take it out for now)"),
-        ("order: correlation", "`order` other than none is not in this release: `correlation` (take it out for now)"),
-        ("on_refused: hold", "`on_refused` other than skip is not in this release: `hold` (take it out for now)"),
-    ],
-)
-def test_policies_that_nobody_would_act_on_are_refused(desk: Desk, policy: str, said: str) -> None:
-    assert desk.mistakes(f"defaults: {{{policy}}}\n") == [said]
-    assert desk.mistakes(f"routes: [{{{policy}}}]\n") == [said]

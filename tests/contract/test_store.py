@@ -84,15 +84,15 @@ async def test_exclusive_claim_that_is_lost_uses_nothing_up(store: Store) -> Non
 async def test_destination_is_delivered_to_once(store: Store) -> None:
     """M-20: the unit of effect is message and destination."""
     await accepted(store, new("1", delivery("urn:a")))
-    assert await store.add(1, (delivery("urn:a"), delivery("urn:b"), mail("urn:box"))) == (0, 2, 3)
-    assert await store.add(1, (delivery("urn:b"),)) == (0,)
+    assert (await store.add(1, (delivery("urn:a"), delivery("urn:b"), mail("urn:box")))).numbers == (0, 2, 3)
+    assert (await store.add(1, (delivery("urn:b"),))).numbers == (0,)
     assert await positions(store) == [1]
 
 
 async def test_withdrawn_delivery_that_is_asked_for_again_waits_again(store: Store) -> None:
     await accepted(store, new("1", expecting("urn:a"), delivery("urn:b")))
-    assert await store.withdraw(1, NOW, "why", {2}) == [1]
-    assert await store.add(1, (expecting("urn:a", due=SOON + SECOND), delivery("urn:b"))) == (1, 0)
+    assert (await store.withdraw(1, NOW, "why", {2})).numbers == (1,)
+    assert (await store.add(1, (expecting("urn:a", due=SOON + SECOND), delivery("urn:b")))).numbers == (1, 0)
     one, other = await store.deliveries(1)
     assert (one.number, one.state, one.answer, one.due) == (1, State.WAITING, AnswerState.OPEN, SOON + SECOND)
     assert [step.what for step in one.steps] == ["cancelled", "redriven"]
@@ -195,11 +195,11 @@ async def test_what_waits_is_woken_piece_by_piece(store: Store) -> None:
 
 async def test_hold_is_kept_until_it_is_resumed(store: Store) -> None:
     planned = Hold(lane="a", reason="moving", begins=SOON, ends=SOON + DAY, ordered=NOW)
-    await store.hold(Hold(lane="a", begins=NOW, ordered=NOW))
-    await store.hold(planned)
-    await store.hold(Hold(lane="b", begins=NOW, ordered=NOW))
+    await store.hold_lane(Hold(lane="a", begins=NOW, ordered=NOW))
+    await store.hold_lane(planned)
+    await store.hold_lane(Hold(lane="b", begins=NOW, ordered=NOW))
     assert await store.holds() == (planned, Hold(lane="b", begins=NOW, ordered=NOW))
-    assert [await store.resume(lane) for lane in ("b", "b", "none")] == [True, False, False]
+    assert [await store.resume_lane(lane) for lane in ("b", "b", "none")] == [True, False, False]
     assert await store.holds() == (planned,)
 
 
@@ -288,7 +288,7 @@ async def test_what_has_left_or_is_under_way_is_not_withdrawn(store: Store) -> N
     await accepted(store, new("1", *(expecting(f"urn:{n}") for n in range(4))))
     await store.settle(settlement(1, 1, state=State.WAITING, due=NOW))
     await store.settle(settlement(1, 2))
-    assert await store.withdraw(1, NOW, "why", {3}) == [4]
+    assert (await store.withdraw(1, NOW, "why", {3})).numbers == (4,)
     assert [one.state for one in await store.deliveries(1)] == [
         State.WAITING, State.DONE, State.WAITING, State.WITHDRAWN,
     ]  # fmt: skip
@@ -315,8 +315,8 @@ async def test_dead_letter_is_listed_redriven_and_dropped(store: Store) -> None:
     assert (one.answer, one.answer_by) == (AnswerState.OPEN, NOW + 2 * DAY)
     assert await store.drop(3, 1, NOW, "enough")
     assert await store.dead(10, 0) == ()
-    assert [await store.redrive(n, 1, NOW, NOW) for n in (1, 2, 3, 4)] == [False] * 4
-    assert [await store.drop(n, 1, NOW, "") for n in (1, 2, 3, 4)] == [False] * 4
+    assert [await store.redrive(n, 1, NOW, NOW) for n in (1, 2, 3, 4)] == [None] * 4
+    assert [await store.drop(n, 1, NOW, "") for n in (1, 2, 3, 4)] == [None] * 4
 
 
 # -- answers

@@ -6,6 +6,7 @@ import json
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +24,7 @@ from test_routing import (  # the same questions as those of the decision itself
 )
 
 from broker.core.explain import duration_text, explain, plain, render_explanation, verdict
-from broker.core.policy import DEFAULT, Match, Rule
+from broker.core.policy import DEFAULT, Match, Order, Rule
 from broker.core.resolution import How, Resolution, State
 from broker.core.routing import Question, decide
 from broker.core.rules import RuleSet
@@ -100,6 +101,30 @@ def test_the_lookups_and_the_result_are_told() -> None:
         "reason": "",
     }
     assert (one["addresses_from"], one["verdict"]) == ("directory", "deliver")
+
+
+@pytest.mark.parametrize(
+    ("order", "on_refused", "by", "line"),
+    [
+        (Order.SOURCE, "skip", "source", "in order with what has the same source, "),
+        (Order.SUBJECT, "hold", "source", " (it has no subject); what is refused holds the rest"),
+    ],
+)
+def test_what_it_would_wait_for_is_told(order: Order, on_refused: str, by: str, line: str) -> None:
+    ordered = msgspec.structs.replace(DEFAULT, order=order, on_refused=on_refused)
+    asked = msgspec.structs.replace(question(f"{HER}.1"), source="urn:oid:1.2")
+    explanation = told(asked, rule("in order", policy=ordered))
+    (one,) = explanation["destinations"]
+    assert one["stream"] == {"by": by, "value": "urn:oid:1.2", "on_refused": on_refused}
+    assert line in render_explanation(explanation)
+    (other,) = told(asked)["destinations"]
+    assert other["stream"] is None
+
+
+def test_order_by_the_destination_alone_is_told() -> None:
+    asked = msgspec.structs.replace(question(f"{HER}.1"), source=None)
+    explanation = told(asked, rule("in order", policy=msgspec.structs.replace(DEFAULT, order=Order.SOURCE)))
+    assert "in order with what goes to this destination (it has no source)" in render_explanation(explanation)
 
 
 def test_every_end_has_its_word() -> None:

@@ -66,6 +66,8 @@ def test_urn_prefix_is_no_part_of_a_quoted_id() -> None:
         identifier=Identifier("urn:ietf:rfc:3986", "URN:UUID:b"),
     )
     assert quotable_ids(one) == ("m", "b")
+    nothing = Identifier("urn:ietf:rfc:3986", "urn:uuid:")
+    assert quotable_ids(header(bundle_id="b", identifier=nothing)) == ("b",)
 
 
 @pytest.mark.parametrize(

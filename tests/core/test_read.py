@@ -393,6 +393,56 @@ def test_large_bodies_of_nothing_but_structure_are_read_in_time(chain: bytes) ->
     assert time.perf_counter() - started < 5
 
 
+# --- plain messages are read at once, any other part by part ---
+
+PLAIN = message({"destination": [{"endpoint": "urn:oid:2"}]}, {"resource": ORGANIZATION}, {"resource": {"x": "{}"}})
+
+
+def spelt(value: dict[str, Any], **how: Any) -> bytes:
+    return json.dumps(value, **how).encode()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        spelt(PLAIN, indent=2),
+        spelt(PLAIN, separators=(",", ":")),
+        spelt(PLAIN, sort_keys=True),  # the second resource says its type late
+        spelt(PLAIN | {"entry": PLAIN["entry"][:1]}),
+        spelt(PLAIN | {"x": "entry"}),
+        spelt({"entry": [1], **PLAIN, "x": {"entry": PLAIN["entry"]}}),  # `entry` further in, and after
+        spelt({"x": {"entry": PLAIN["entry"]}, **PLAIN}),  # and before
+        spelt({"x": {"entry": []}, **PLAIN}),
+        spelt({"x": "entry", **PLAIN}),
+        spelt({"x": 'an "entry": [', **PLAIN}),
+        spelt({"link": [{"relation": "self", "url": "x"}], **PLAIN, "total": 10**400}),
+        spelt({**PLAIN, "signature": {"data": "x" * 40_000}}),
+        spelt(PLAIN).replace(b'"entry"', b'"\\u0065ntry"'),
+        spelt(PLAIN).replace(b'"id"', b'"contained": [{"resourceType": "X"}], "id"'),
+        spelt(PLAIN).replace(b'{"resource"', b'{"link": [{"url": "} \\"resourceType\\""}], "resource"'),
+        spelt(PLAIN).replace(b'{"resource"', b'{"fullUrl": "}", "search": {}, "resource"'),
+    ],
+)
+def test_however_a_message_is_spelt_its_header_is_the_same(body: bytes) -> None:
+    assert read(body, JSON) == read_value(PLAIN)
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        {"resource": PLAIN["entry"][0]["resource"], "contained": [{"x": "} "}]},
+        {"resource": PLAIN["entry"][0]["resource"] | {"contained": [{"resourceType": "Organization", "id": "o"}]}},
+        {"resource": PLAIN["entry"][0]["resource"] | {"text": {"div": 'a } and a "resourceType"'}}},
+        {"link": [{"x": "}"}, {"resourceType": "}"}], "resource": PLAIN["entry"][0]["resource"]},
+        {"a": [{"b": {"resourceType": 1}}, 2], "resource": PLAIN["entry"][0]["resource"]},
+    ],
+)
+@pytest.mark.parametrize("after", [{}, {"x": [{"y": "]"}]}, {"link": [{"resourceType": "}"}]}])
+def test_first_entry_is_found_whatever_it_holds(first: dict[str, Any], after: dict[str, Any]) -> None:
+    body = spelt({**PLAIN, "entry": [first, *PLAIN["entry"][1:]], **after})
+    assert read(body, JSON) == read_value(PLAIN)
+
+
 # --- names written twice (X-43) ---
 
 

@@ -362,6 +362,8 @@ def test_receivers_are_those_of_the_destination_and_of_all_where_none_is_named()
     )
     assert only(question(header=unnamed), second).log
     assert only(question("envelope only"), second).problem is not None
+    nobody = header(destinations=(Destination(endpoint="a"),))
+    assert not only(question("a", header=nobody), second, directory=Places({"a": "https://a"})).log
 
 
 def test_what_a_message_does_not_have_fits_no_key_but_an_absent_one() -> None:

@@ -122,6 +122,28 @@ def test_other_forms_lead_to_the_same_line_also_for_a_whole_system() -> None:
     assert not found.resolve("http://older.example/id|8", now=NOW).known
 
 
+def test_an_answer_that_holds_at_any_time_is_made_once_and_is_the_one_that_was_watched() -> None:
+    named = [f"{HER}.1", f"{HER}|1", f"{HER}.2", f"{HER}.3", f"{HER}.77", "https://x.partner.example/in", "test_one"]
+    for name in named:
+        asked = [NORTH.resolve(name, now=NOW) for _ in range(3)]
+        assert asked == [NORTH.resolve(name, now=NOW, lookups=[])] * 3
+    assert NORTH.resolve(f"{HER}.1", now=NOW) is NORTH.resolve(f"{HER}|1", release=Release.R5, now=NOW)
+
+
+def test_an_answer_that_time_or_release_may_change_is_made_each_time() -> None:
+    """A-22, A-23."""
+    ends = Snapshot([Listed(name="n", how=How.EXACT, entries=(entry("a", end=NOW),))])
+    assert ends.resolve("n", now=NOW - timedelta(seconds=1)).state is State.USE
+    assert ends.resolve("n", now=NOW).state is State.NONE
+    begins = Snapshot([Listed(name="n", how=How.EXACT, entries=(entry("a", start=NOW),))])
+    assert begins.resolve("n", now=NOW - timedelta(seconds=1)).state is State.NONE
+    assert begins.resolve("n", now=NOW).state is State.USE
+    two = (entry("a", releases=(Release.R4,)), entry("b", releases=(Release.R5,)))
+    either = Snapshot([Listed(name="n", how=How.EXACT, entries=two)])
+    assert either.resolve("n", release=Release.R5, now=NOW).origin == "b"
+    assert either.resolve("n", release=Release.R4, now=NOW).origin == "a"
+
+
 # --- several Endpoints of one name (A-22, A-23, A-25)
 
 

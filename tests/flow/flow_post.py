@@ -283,7 +283,7 @@ class Post:
         quiet = 0
         async with asyncio.timeout(20):
             while quiet < 3:
-                await self.store.resume("")  # what was submitted before is written
+                await self.store.resume_lane("")  # what was submitted before is written
                 await asyncio.sleep(0.001)
                 quiet = quiet + 1 if self._is_quiet() else 0
 

@@ -55,6 +55,20 @@ def check(body: bytes) -> None:
         assert same_content(body, media.format, body, media.format)
 
 
+def check_that_closely_is_the_same(body: bytes) -> None:
+    """What is read at once has the header, or the refusal, that it has where an escape calls for a closer look."""
+    start = body.find(b"{") + 1
+    closely = body[:start] + b'"_":"\\n",' + body[start:]
+    assert what_is_read(closely) == what_is_read(body) or not body[start:].lstrip().startswith(b'"')
+
+
+def what_is_read(body: bytes) -> Header | list[tuple[str, object]]:
+    try:
+        return read(body, MEDIA[0])
+    except Refusal as refusal:
+        return [(problem.id, problem.expression) for problem in refusal.problems]
+
+
 @quickly
 @given(st.binary(max_size=300))
 def test_any_bytes(body: bytes) -> None:
@@ -70,6 +84,7 @@ def test_real_messages_with_something_wrong(data: st.DataObject) -> None:
         length = data.draw(st.sampled_from([0, 0, 1, 2, 30, 1000]))
         body[at : at + length] = data.draw(st.sampled_from(SPLINTERS) | st.binary(max_size=6))
     check(bytes(body))
+    check_that_closely_is_the_same(bytes(body))
 
 
 anything = st.recursive(
@@ -101,6 +116,7 @@ def test_headers_of_any_shape(header: dict[str, object], bundle: dict[str, objec
     resource = {"resourceType": "MessageHeader", "eventCoding": {}, "source": {}, **header}
     value = {"resourceType": "Bundle", "type": "message", "entry": [{"resource": resource}, *more], **bundle}
     check(json.dumps(value).encode())
+    check_that_closely_is_the_same(json.dumps(value).encode())
 
 
 @quickly

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from older_files import take_back
+from old_store import of_version_2
 from store_values import DAY, NOW, delivery, ended, expecting, mail, new, settlement, step
 
 from broker.core.delivery import AnswerState, Event, State
@@ -300,10 +300,10 @@ async def test_copy_that_names_a_new_destination_brings_its_body_back(shelf: She
     await shelf.store.settle(settlement(position))
     await shelf.after(10)
     whole = (message.body, message.digest)
-    assert await shelf.store.add(position, (delivery(),), whole) == (0,)
+    assert (await shelf.store.add(position, (delivery(),), whole)).numbers == (0,)
     assert await shelf.store.body(position) is None
-    assert await shelf.store.add(position, (delivery("urn:more"),), (b"other", b"digest")) == (0,)
-    assert await shelf.store.add(position, (delivery("urn:more"),), whole) == (2,)
+    assert (await shelf.store.add(position, (delivery("urn:more"),), (b"other", b"digest"))).numbers == (0,)
+    assert (await shelf.store.add(position, (delivery("urn:more"),), whole)).numbers == (2,)
     assert await shelf.store.body(position) == b"{1}"
     assert await shelf.after(15) == NOTHING
     await shelf.store.settle(settlement(position, 2))
@@ -329,14 +329,13 @@ async def test_failed_step_changes_nothing(shelf: Shelf, monkeypatch: pytest.Mon
     assert (await shelf.step()).body == 1
 
 
-async def test_file_of_the_release_before_is_brought_up_to_date(tmp_path: Path) -> None:
-    path = tmp_path / "old.db"
-    old = Shelf(path)
-    await old.carried("b")
-    await old.store.close()
-    take_back(path, 1)
+async def test_file_of_an_older_release_is_brought_up_to_date(tmp_path: Path) -> None:
+    path = of_version_2(tmp_path / "old.db")
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript("DROP TABLE held; PRAGMA user_version = 1")
     store = Shelf(path)
-    assert (await store.after(10)).body == 1
+    await store.store.settle(settlement(1))
+    assert (await store.after(10)).body == 0, "the one still waits, the other is in a mailbox"
     await store.store.close()
     with closing(sqlite3.connect(path)) as db:
         assert db.execute("PRAGMA user_version").fetchone()[0] == schema.VERSION

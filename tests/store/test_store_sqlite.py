@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from older_files import tables, take_back
+from old_store import of_version_2
 from store_values import DAY, NOW, delivery, ended, expecting, header, mail, new, quoting, settlement
 
 from broker.core.delivery import State
@@ -158,22 +158,29 @@ async def test_file_of_a_newer_release_is_refused(open_store: Open, tmp_path: Pa
         open_store()
 
 
-async def test_file_of_the_release_before_is_brought_up_to_date_and_what_waits_there_is_found(
-    open_store: Open, tmp_path: Path
-) -> None:
-    store = open_store()
-    await store.accept(new("1", delivery("urn:a"), delivery("urn:b", lane="other")))
-    await store.close()
-    path = tmp_path / "broker.db"
-    today = tables(path)
-    take_back(path, 2)
-    assert tables(path) != today
-    again = open_store()
-    assert tables(path) == today
-    assert [(one.lane, one.key) for one in await again.schedule()] == [("lane", "urn:a"), ("other", "urn:b")]
-    claimed = await again.claim("other", {"urn:b": 1}, NOW + DAY, NOW + DAY, NOW + DAY)
-    assert [one.priority for one in claimed.deliveries] == [0]
-    await again.hold(Hold(lane="other", begins=NOW, ordered=NOW))
+async def test_file_of_an_older_release_is_brought_up_to_date_and_what_waits_there_is_found(tmp_path: Path) -> None:
+    new_one = SqliteStore(tmp_path / "new.db")
+    await new_one.close()
+    store = SqliteStore(of_version_2(tmp_path / "old.db"))
+    try:
+        assert [(one.lane, one.key) for one in await store.schedule()] == [("lane", "urn:a")]
+        claimed = await store.claim("lane", {"urn:a": 9}, NOW + DAY, NOW + DAY, NOW + DAY)
+        assert [(one.position, one.priority) for one in claimed.deliveries] == [(1, 0), (2, 0)]
+        await store.hold_lane(Hold(lane="lane", begins=NOW, ordered=NOW))
+    finally:
+        await store.close()
+    assert tables(tmp_path / "old.db") == tables(tmp_path / "new.db")
+
+
+def tables(path: Path) -> set[tuple[str, str, tuple[str, ...]]]:
+    """What is in a file: kind, name and columns of each."""
+    with closing(sqlite3.connect(path)) as db:
+        found = db.execute("SELECT type, name FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'").fetchall()
+        return {
+            (kind, name, tuple(sorted(str(row[-4:] if kind == "index" else row[1:5]) for row in rows)))
+            for kind, name in found
+            for rows in [db.execute(f"PRAGMA {'index' if kind == 'index' else 'table'}_xinfo({name})").fetchall()]
+        }
 
 
 async def test_closed_store_says_so(open_store: Open) -> None:
@@ -342,3 +349,31 @@ def _operation(store: SqliteStore, dice: random.Random) -> Any:
         lambda: store.acknowledge(position, "reader", at),
     ]  # fmt: skip
     return dice.choice(operations)()
+
+
+# -- streams
+
+
+async def test_what_waits_in_a_store_of_the_tables_before_is_in_no_stream(tmp_path: Path) -> None:
+    store = SqliteStore(of_version_2(tmp_path / "broker.db"))
+    try:
+        assert await store.places(1) == ()
+        kept = await store.accept(new("b3", delivery(stream=b"s" * 16)))
+        assert isinstance(kept, Kept)
+        assert (kept.position, kept.behind) == (3, ())
+        assert isinstance(await store.accept(new("b4", delivery(stream=b"s" * 16))), Kept)
+        settled = await store.settle(settlement(1, 1))
+        assert (settled.changed, settled.released) == (1, ())
+        assert (await store.settle(settlement(3))).released == (("lane", "urn:d"),)
+    finally:
+        await store.close()
+
+
+async def test_whose_turn_it_is_outlives_the_process(open_store: Open) -> None:
+    store = open_store()
+    for n in range(3):
+        await store.accept(new(str(n), delivery(stream=b"s" * 16)))
+    await store.close()
+    store = open_store()
+    assert [one.is_behind for n in (1, 2, 3) for one in await store.deliveries(n)] == [False, True, True]
+    assert (await store.settle(settlement(1))).released == (("lane", "urn:d"),)

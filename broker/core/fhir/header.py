@@ -28,7 +28,7 @@ class Format(StrEnum):
     XML = "xml"
 
 
-class Identifier(msgspec.Struct, frozen=True):
+class Identifier(msgspec.Struct, frozen=True, gc=False):
     system: str = ""
     value: str = ""
 
@@ -36,7 +36,7 @@ class Identifier(msgspec.Struct, frozen=True):
         return f"{self.system}|{self.value}" if self.system else self.value
 
 
-class Event(msgspec.Struct, frozen=True):
+class Event(msgspec.Struct, frozen=True, gc=False):
     """`eventCoding` as system and code; `eventUri`, `eventCanonical` as code alone. Either may be empty."""
 
     system: str = ""
@@ -46,19 +46,19 @@ class Event(msgspec.Struct, frozen=True):
         return f"{self.system}|{self.code}" if self.system else self.code
 
 
-class Destination(msgspec.Struct, frozen=True, kw_only=True):
+class Destination(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     endpoint: str | None = None  # as written; `system|value` for a logical endpointReference (M-4)
     receivers: tuple[str, ...] = ()  # identifiers of `receiver`, each `system|value`
 
 
-class ResponseLink(msgspec.Struct, frozen=True, kw_only=True):
+class ResponseLink(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """`MessageHeader.response`: what makes a message a response (M-7)."""
 
     identifier: Identifier  # a string in R4 has no system
     code: str  # ok | transient-error | fatal-error
 
 
-class Header(msgspec.Struct, frozen=True, kw_only=True):
+class Header(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     release: Release  # by the order of M-2; R4 where R4 and R4B cannot be told apart
     format: Format
     event: Event

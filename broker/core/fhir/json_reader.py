@@ -1,4 +1,8 @@
-"""Reads the header out of a message in JSON: one typed pass that builds nothing of the other entries."""
+"""Reads the header out of a message in JSON: one typed pass that builds nothing of the other entries.
+
+Nearly all messages are plain: without their other entries they are a short text with no escape and no name twice. These
+are read at once. Anything else, and whatever is to be refused, is read part by part, in the order of what matters most.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,8 @@ from broker.core.outcome import Refusal
 
 T = TypeVar("T")
 
+_OUTER = msgspec.json.Decoder(wire.Outer)
+_PLAIN = msgspec.json.Decoder(wire.Plain)
 _BUNDLE = msgspec.json.Decoder(wire.Bundle)
 _ENTRIES = msgspec.json.Decoder(wire.FirstOf)
 _HEADER = msgspec.json.Decoder(wire.HeaderEntry)
@@ -27,6 +33,43 @@ _BYTES_A_COMMA = 16  # FHIR has one in 20 to 30 bytes; millions of tiny entries 
 def read_json(body: bytes, release: Release | None) -> Header:
     """The header of a message; `release` is what the transport says of it."""
     text = json_text.text_of(body)
+    return _read_plain(text, release) or _read_closely(text, release)
+
+
+def _read_plain(text: bytes, release: Release | None) -> Header | None:
+    """The header of a plain message; None where only a closer look can tell."""
+    try:
+        entries = bytes(_OUTER.decode(text).entry)
+        short, first_ends = json_text.with_first_alone(text, entries)
+        # what is short can have no more elements beside the known ones than `check_names` allows
+        if not short or len(short) > json_text.UNEXPECTED_QUOTES:
+            return None
+        value = json_text.plainly(short)
+        if value is None:
+            return None
+        bundle = _PLAIN.decode(short)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    if bundle.resourceType != "Bundle" or bundle.type != "message" or len(bundle.entry) != 1:
+        return None
+    if value["entry"][0]["resource"].get("resourceType") != "MessageHeader":
+        return None
+    json_text.check_depth(text)
+    message = bundle.entry[0].resource
+    wanted = spellings.references_in(message)
+    return spellings.header_of(
+        message,
+        bundle_id=bundle.id,
+        identifier=None if bundle.identifier is msgspec.UNSET else bundle.identifier,
+        timestamp=bundle.timestamp,
+        meta=None if bundle.meta is msgspec.UNSET else bundle.meta,
+        format=Format.JSON,
+        release=release,
+        inside=_inside(entries, first_ends, wanted) if wanted else {},
+    )
+
+
+def _read_closely(text: bytes, release: Release | None) -> Header:
     try:
         bundle = _BUNDLE.decode(text)
     except msgspec.DecodeError as error:
@@ -69,16 +112,14 @@ def _resource_type(text: bytes) -> str | None:
 
 
 def _read(text: bytes, bundle: wire.Bundle, release: Release | None) -> Header:
-    frame = json_text.frame_of(text)
-    quotes = frame.count(b'"')
-    json_text.check_depth(text, frame, quotes)
+    json_text.check_depth(text)
     if bundle.resourceType != "Bundle":
         raise complaints.not_a_bundle(bundle.resourceType)
     entries, identifier, meta = bytes(bundle.entry), bytes(bundle.identifier), bytes(bundle.meta)
     texts = (bundle.resourceType, bundle.id, bundle.type, bundle.timestamp)
     accounted = sum([4 for text in texts if text])
     accounted += sum([2 + part.count(b'"') for part in (entries, identifier, meta) if part])
-    json_text.check_names(text, quotes, accounted)
+    json_text.check_names(text, accounted)
     if bundle.type != "message":
         raise complaints.not_a_message(bundle.type)
     if not entries:

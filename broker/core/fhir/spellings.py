@@ -32,6 +32,7 @@ def header_of(
     if source is UNSET:
         raise complaints.missing(f"{complaints.FIRST}.source")
     profiles = message.meta.profile if meta is None else (*meta.profile, *message.meta.profile)
+    focus = message.focus or message.data
     sender = message.sender if message.sender is not UNSET else source.sender
     return Header(
         release=release or release_of(message),
@@ -48,39 +49,33 @@ def header_of(
         destinations=_destinations(message, inside),
         response=None if message.response is UNSET else _response(message.response),
         senders=() if sender is UNSET else _identifiers(sender, message, inside),
-        profiles=tuple([profile for profile in profiles if profile]),
-        focus=tuple([reference.reference for reference in message.focus or message.data if reference.reference]),
+        profiles=tuple([profile for profile in profiles if profile]) if profiles else (),
+        focus=tuple([reference.reference for reference in focus if reference.reference]) if focus else (),
         response_request=_response_request(message) if message.extension else None,
     )
 
 
 def references_in(message: wire.MessageHeader) -> set[str]:
     """The references that have to be looked up among the other entries."""
-    found = {message.sender, message.receiver}
+    found = [message.sender, message.receiver]
     if message.source is not UNSET:
-        found |= {message.source.sender, message.source.endpointReference}
+        found += (message.source.sender, message.source.endpointReference)
     for destination in message.destination:
-        found.add(destination.receiver)
-        found.add(destination.endpointReference)
-    return {
-        reference.reference
-        for reference in found
-        if reference is not UNSET and reference.reference and not reference.reference.startswith("#")
-    }
+        found += (destination.receiver, destination.endpointReference)
+    references = [reference.reference for reference in found if reference is not UNSET]
+    return {reference for reference in references if reference and reference[0] != "#"} if references else set()
 
 
 def release_of(message: wire.MessageHeader) -> Release:
     """The release by the spelling alone (M-2)."""
     source = message.source
-    parties = (*message.destination, source) if source is not UNSET else message.destination
     if source is not UNSET and source.sender is not UNSET:
         return Release.R6
-    if (
-        message.eventCanonical
-        or (message.response is not UNSET and not isinstance(message.response.identifier, str))
-        or any(party.endpointUrl or party.endpointReference is not UNSET for party in parties)
-    ):
+    if message.eventCanonical or (message.response is not UNSET and not isinstance(message.response.identifier, str)):
         return Release.R5
+    for party in message.destination if source is UNSET else (source, *message.destination):
+        if party.endpointUrl or party.endpointReference is not UNSET:
+            return Release.R5
     if message.event is not UNSET:  # `event` as a Coding ended with STU3, which had renamed `data` to `focus`
         return Release.DSTU2 if message.data else Release.STU3
     return Release.R4  # or R4B: the content does not tell
@@ -117,9 +112,11 @@ def _destinations(message: wire.MessageHeader, inside: Inside) -> tuple[Destinat
 
 def _endpoint(party: wire.Endpointed, where: str, message: wire.MessageHeader, inside: Inside) -> str | None:
     """The endpoint as written, or what `endpointReference` leads to, in the order of M-4."""
-    if party.endpoint and party.endpointUrl and party.endpoint != party.endpointUrl:
-        raise complaints.contradiction(f"{complaints.FIRST}.{where}.endpoint[x]", ("endpoint", "endpointUrl"))
-    plain = party.endpointUrl or party.endpoint
+    plain, url = party.endpoint, party.endpointUrl
+    if url:
+        if plain and plain != url:
+            raise complaints.contradiction(f"{complaints.FIRST}.{where}.endpoint[x]", ("endpoint", "endpointUrl"))
+        return url
     if plain or party.endpointReference is UNSET:
         return plain or None
     reference = party.endpointReference

@@ -99,6 +99,24 @@ class OtherEntry(Struct, frozen=True):
     resource: Resource = Resource()
 
 
+class Outer(Struct, frozen=True, gc=False):
+    """A Bundle of which nothing is read but where its entries stand."""
+
+    entry: Raw = Raw()
+
+
+class Plain(Struct, frozen=True):
+    """A Bundle that is read at once; of its entries only the first is left."""
+
+    resourceType: str = ""
+    id: str = ""
+    type: str = ""
+    timestamp: str = ""
+    identifier: Identifier | UnsetType = UNSET
+    meta: Meta | UnsetType = UNSET
+    entry: tuple[HeaderEntry, ...] = ()
+
+
 class Bundle(Struct, frozen=True, gc=False):
     resourceType: str = ""
     id: str = ""

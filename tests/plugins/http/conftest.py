@@ -18,7 +18,9 @@ from aiohttp import web
 from broker.channel import Answer, AnswerKind, Arrival, Receipt, Transmission
 from broker.core.envelope import EMPTY, Envelope
 from broker.core.fhir.header import Release
-from broker.web import application, listen
+from broker.express import EXPRESS
+from broker.serving import Runner, listen
+from broker.web import application
 from plugins.http import CHANNEL
 from plugins.http.receiver import HttpReceiver
 from plugins.http.sender import HttpSender
@@ -70,6 +72,7 @@ class Served:
     port: int
     client: aiohttp.ClientSession
     receiver: HttpReceiver
+    receiver_runner: Runner
 
     async def post(self, path: str = "/fhir/$process-message", data: Any = MESSAGE, **more: Any) -> Reply:
         headers = {"Content-Type": "application/fhir+json", **more.pop("headers", {})}
@@ -121,15 +124,20 @@ async def served() -> AsyncIterator[Served]:
 
 
 @asynccontextmanager
-async def serving(host: ScriptedHost, settings: HttpSettings | None = None) -> AsyncIterator[Served]:
+async def serving(
+    host: ScriptedHost, settings: HttpSettings | None = None, *, express: bool = True
+) -> AsyncIterator[Served]:
+    """`express`: whether plain POSTs may take the short way."""
     host.web = application(base_url=host.base_url, default_release=host.default_release)
     assert CHANNEL.receiver is not None
     receiver = HttpReceiver(settings or HttpSettings(), host)
     await receiver.start()
+    if not express:
+        host.web[EXPRESS].clear()
     runner = await listen(host.web, "127.0.0.1:0")
     port = int(runner.listening[0].rpartition(":")[2])
     async with aiohttp.ClientSession(auto_decompress=False, skip_auto_headers=["Accept"]) as client:
-        yield Served(host, f"http://127.0.0.1:{port}", port, client, receiver)
+        yield Served(host, f"http://127.0.0.1:{port}", port, client, receiver, runner)
     await receiver.stop()
     await runner.cleanup()
 

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from plugins.http import client as client_module
 from plugins.http import dial as dial_module
 from plugins.http.address import on_the_wire
-from plugins.http.client import Client, Target, target_of
+from plugins.http.client import Client, Target, fields_of, target_of
 from plugins.http.dial import Origin
 from plugins.http.exchange import LARGEST_HEAD, Connection, Flaw, NoAnswer, Response, Trouble
 
@@ -48,7 +48,7 @@ def post(client: Client) -> Callable[..., Any]:
 async def posted(client: Client, url: str, body: bytes = b"{}", **changes: Any) -> Response:
     return await client.post(
         target_of(on_the_wire(url)),
-        changes.pop("headers", [("Content-Type", "application/fhir+json")]),
+        fields_of(*changes.pop("headers", [("Content-Type", "application/fhir+json")])),
         body,
         connect=timedelta(seconds=changes.pop("connect", 5)),
         answer=timedelta(seconds=changes.pop("answer", 10)),
@@ -276,11 +276,11 @@ def test_answer_that_ends_its_connection(name, end):
 def test_bodies_and_headers_are_read_as_they_are():
     assert taken([VALID["chunked"]])[0].body == b"hello!"
     assert taken([VALID["interim"]])[0].body == b"ok"
-    assert taken([VALID["bare line feeds"]])[0].headers[0] == ("x-a", "b")
+    assert taken([VALID["bare line feeds"]])[0].first(b"x-a") == "b"
     twice = taken([VALID["said twice"]])[0]
-    assert twice.all("x-a") == "1,2"
-    assert twice.headers[2][1] == "\udcff"
-    assert ("x-sum", "1") not in taken([VALID["trailers"]])[0].headers
+    assert (twice.first(b"x-a"), twice.all(b"x-a"), twice.all(b"x-c")) == ("1", "1,2", "")
+    assert twice.first(b"x-b") == "\udcff"
+    assert taken([VALID["trailers"]])[0].first(b"x-sum") is None
 
 
 @pytest.mark.parametrize("after", [b"x", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", b"\x00", b"{}"])
@@ -381,6 +381,101 @@ async def test_answer_that_trickles_beyond_its_time_is_given_up(peer, post, answ
             response = await post(one.url, answer=0.3)
             assert (response.status, response.flaw) == (200, Flaw.LATE)
         assert 0.25 < time.monotonic() - began < 3
+
+
+class Hand:
+    """The loop of one connection, whose clock is in our hand."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.timers: dict[int, tuple[float, Callable[[], None]]] = {}
+        self.set = 0
+
+    def time(self) -> float:
+        return self.now
+
+    def create_future(self) -> asyncio.Future[Response]:
+        return asyncio.get_running_loop().create_future()
+
+    def call_at(self, at: float, callback: Callable[[], None]) -> Any:
+        self.set += 1
+        number = self.set
+        self.timers[number] = (at, callback)
+
+        class Handle:
+            def cancel(_self) -> None:
+                self.timers.pop(number, None)
+
+        return Handle()
+
+    def turn_to(self, now: float) -> None:
+        self.now = now
+        for number, (at, callback) in sorted(self.timers.items()):
+            if at <= now:
+                del self.timers[number]
+                callback()
+
+
+@pytest.fixture
+async def timed() -> tuple[Connection, Hand]:
+    connection, hand = Connection(lambda _: None, lambda _: None), Hand()
+    connection._loop = hand  # type: ignore[assignment]
+    connection.connection_made(Wire())
+    return connection, hand
+
+
+def asks(connection: Connection, seconds: float) -> asyncio.Future[Response]:
+    return connection.post(b"", b"", lambda status: 1000, seconds)
+
+
+async def test_one_timer_serves_requests_that_are_answered(timed):
+    connection, hand = timed
+    for _ in range(1000):
+        answer = asks(connection, 60)
+        connection.data_received(TAKEN)
+        assert (await answer).status == 202
+        hand.turn_to(hand.now + 0.05)
+    assert hand.set == 1
+    hand.turn_to(1060)
+    assert hand.timers == {}  # nobody asks: none is left
+
+
+async def test_timer_of_an_earlier_request_does_not_end_a_later_one(timed):
+    connection, hand = timed
+    asks(connection, 60)
+    connection.data_received(TAKEN)
+    hand.turn_to(1050)
+    answer = asks(connection, 60)
+    for now in (1060, 1109.9):
+        hand.turn_to(now)
+        assert not answer.done()
+    hand.turn_to(1110)
+    with pytest.raises(NoAnswer) as no:
+        await answer
+    assert no.value.trouble is Trouble.LATE
+    assert hand.timers == {}
+
+
+async def test_shorter_limit_goes_before_the_timer_of_a_longer_one(timed):
+    connection, hand = timed
+    asks(connection, 60)
+    connection.data_received(TAKEN)
+    answer = asks(connection, 5)
+    assert len(hand.timers) == 1
+    hand.turn_to(1004.9)
+    assert not answer.done()
+    hand.turn_to(1005)
+    with pytest.raises(NoAnswer, match="in time"):
+        await answer
+
+
+async def test_lost_connection_leaves_no_timer(timed):
+    connection, hand = timed
+    answer = asks(connection, 60)
+    connection.connection_lost(None)
+    with pytest.raises(NoAnswer):
+        await answer
+    assert hand.timers == {}
 
 
 # --- connections -----------------------------------------------------------------------------------------------------

@@ -12,7 +12,14 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from broker.core.envelope import EMPTY, Envelope
 from broker.core.outcome import BadRequest
-from plugins.http.attributes import OWN, escape_name, unescape_name
+from plugins.http.attributes import (
+    LONGEST_REMEMBERED,
+    MOST_REMEMBERED,
+    OWN,
+    Remembered,
+    escape_name,
+    unescape_name,
+)
 from plugins.http.binding import decode, encode, read_envelope, told, write_envelope
 
 TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=40)
@@ -48,7 +55,9 @@ EVENTS = st.fixed_dictionaries(
 
 
 def through_headers(envelope: Envelope) -> Envelope:
-    headers = CIMultiDict(write_envelope(envelope))
+    text = write_envelope(envelope)
+    assert not text or text.endswith("\r\n")
+    headers = CIMultiDict(line.split(": ", 1) for line in text.split("\r\n")[:-1])
     assert all(value.isascii() and value.isprintable() for value in headers.values())
     return read_envelope(CIMultiDictProxy(headers))
 
@@ -200,6 +209,44 @@ def test_trace_header_goes_before_the_attribute():
     assert read(ce_traceparent=theirs).traceparent == theirs
 
 
+@pytest.mark.parametrize("end", ["\r\nX-A: 1", "-\r", "-a\nb", "-\x7f", "-\xff"])
+def test_trace_context_that_would_begin_another_header_is_not_written(end):
+    parent = "01-" + "1" * 32 + "-b7ad6b7169203331-01"
+    assert write_envelope(Envelope(traceparent=parent + "-new")) == f"traceparent: {parent}-new\r\n"
+    assert write_envelope(Envelope(traceparent=parent + end)) == ""
+
+
+@given(st.text(st.characters(exclude_categories=("Cs",))))
+@example("\r\nX-A: 1")
+def test_no_value_begins_another_header(text):
+    envelope = Envelope(
+        id=text, source=text, type=text, destination=(text,), via=(text, text), correlationid=text, digest=text,
+        more=(("extra", text),),
+    )  # fmt: skip
+    lines = write_envelope(envelope).split("\r\n")
+    assert lines.pop() == ""
+    assert all(line.partition(": ")[0] in NAMES_WRITTEN and line.isascii() and line.isprintable() for line in lines)
+
+
+NAMES_WRITTEN = {
+    *("ce-specversion", "ce-id", "ce-source", "ce-type", "ce-destination", "ce-via", "ce-digest", "ce-correlationid"),
+    *("ce-extra", "Event-Id", "Correlation-Id", "Content-Digest"),
+}
+
+
+def test_what_is_remembered_is_bounded():
+    calls = []
+    known = Remembered[str](lambda name: calls.append(name) or name.upper())
+    assert [known["a"], known["a"], known["b"]] == ["A", "A", "B"]
+    assert calls == ["a", "b"]
+    for number in range(3 * MOST_REMEMBERED):
+        assert known[str(number)] == str(number)
+        assert len(known) <= MOST_REMEMBERED
+    long = "x" * (LONGEST_REMEMBERED + 1)
+    assert known[long] == long.upper()
+    assert long not in known
+
+
 def test_leap_second_and_nanoseconds_are_read():
     assert read(ce_expirytime="2016-12-31t23:59:60.123456789z").expirytime == datetime(
         2016, 12, 31, 23, 59, 59, 123456, tzinfo=UTC
@@ -207,7 +254,7 @@ def test_leap_second_and_nanoseconds_are_read():
 
 
 def test_event_without_one_of_the_four_keeps_its_id_in_event_id():
-    assert read_envelope(CIMultiDictProxy(CIMultiDict(write_envelope(full_envelope(type=None))))).id == "b-1"
+    assert through_headers(full_envelope(type=None)).id == "b-1"
 
 
 def test_secrets_are_not_told():

@@ -11,7 +11,8 @@ from aiohttp import web
 
 from broker.core.fhir.header import Release
 from broker.core.tls import ClientCertificate, Tls
-from broker.web import application, fhir_paths, host_and_port, listen, pinned_release
+from broker.serving import host_and_port, listen
+from broker.web import application, fhir_paths, pinned_release
 
 
 async def test_unknown_path_is_404(served):

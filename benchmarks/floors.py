@@ -1,0 +1,94 @@
+"""What the figures must reach: ratios to an anchor measured in the same run, and two figures of the daemon itself."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from rounds import Options, Point
+
+OF_BARE = {"a": 0.5, "b": 0.4}  # deliveries cost the broker its bookkeeping twice
+OF_RABBITMQ = 1.0
+OF_PROXY = 2.0  # times what a plain proxy adds to the median
+CPU = 0.30  # seconds of processor time per 1,000 messages accepted and delivered
+MEMORY = 120  # MiB, resident
+OF_EMPTY = 0.9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Floor:
+    """One figure beside what it must reach; no values means that it could not be measured."""
+
+    part: str
+    what: str
+    values: list[float]  # round by round
+    value: float | None  # that counts: their median, unless said otherwise
+    limit: float
+    at_most: bool = False
+
+    @property
+    def met(self) -> bool:
+        if self.value is None:
+            return False
+        return self.value <= self.limit if self.at_most else self.value >= self.limit
+
+
+def _floor(part: str, what: str, values: list[float], limit: float, *, at_most: bool = False) -> Floor:
+    value = statistics.median(values) if values else None
+    return Floor(part=part, what=what, values=values, value=value, limit=limit, at_most=at_most)
+
+
+def added(point: Point, who: str, key: str) -> list[float]:
+    """What a hop costs, in milliseconds: round by round above the direct way."""
+    return [hop - base for hop, base in zip(point.all(who, key), point.all("direct", key), strict=True)]
+
+
+def _of_bare(point: Point) -> Floor:
+    ratios = point.ratios("broker", "bare", point.rate)
+    return _floor(point.part, f"{point.name}: broker / bare", ratios, OF_BARE[point.part])
+
+
+def _delivering(point: Point) -> Iterable[Floor]:
+    yield _of_bare(point)
+    ratios = point.ratios("broker", "rabbitmq", point.rate) if "rabbitmq" in point.seen else []
+    yield _floor("b", f"{point.name}: broker / RabbitMQ + aio-pika", ratios, OF_RABBITMQ)
+
+
+def _cost(point: Point) -> Iterable[Floor]:
+    used = point.all("broker", "cpu_s_per_1000")
+    yield _floor("d", "CPU-s per 1,000 accepted and delivered", used, CPU, at_most=True)
+    yield _floor("d", "MiB resident after the load", point.all("broker", "rss_mib"), MEMORY, at_most=True)
+
+
+def _synchronous(point: Point) -> Iterable[Floor]:
+    """The ratio of the medians: within a round the proxy's share may be too small to divide by."""
+    ours, theirs = added(point, "broker", "p50_ms"), added(point, "proxy", "p50_ms")
+    ratios = [mine / other for mine, other in zip(ours, theirs, strict=True) if other > 0]
+    base = statistics.median(theirs)
+    value = statistics.median(ours) / base if base > 0 else None
+    what = f"{point.name}: p50 added, broker / proxy"
+    yield Floor(part="c", what=what, values=ratios, value=value, limit=OF_PROXY, at_most=True)
+
+
+def _stored(point: Point) -> Iterable[Floor]:
+    if "stored" in point.seen:
+        yield _floor("e", f"{point.name}: stored / empty", point.ratios("stored", "empty", point.rate), OF_EMPTY)
+
+
+def floors(points: list[Point], options: Options) -> list[Floor]:
+    """In the order of the parts; a part that was asked for and could not be measured has a row that says so."""
+    of: dict[str, Callable[[Point], Iterable[Floor]]] = {
+        "a": lambda point: [_of_bare(point)],
+        "b": _delivering,
+        "c": _synchronous,
+        "e": _stored,
+    }
+    found = [floor for point in points if point.part in of for floor in of[point.part](point)]
+    if "d" in options.parts:
+        found += [floor for point in points if point.part == "b" for floor in _cost(point)]
+    if "b" not in options.parts:  # measured for (d) alone
+        found = [floor for floor in found if floor.part != "b"]
+    if "e" in options.parts and not any(point.part == "e" for point in points):
+        found.append(_floor("e", "stored / empty", [], OF_EMPTY))
+    return sorted(found, key=lambda floor: floor.part)

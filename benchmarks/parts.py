@@ -1,0 +1,195 @@
+"""What is measured, part by part; each part is a list of points, and a point is contestants side by side."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from contestants import (
+    DRIVER_CORE,
+    SERVER_CORE,
+    Contestant,
+    bare,
+    broker,
+    free_port,
+    has_rabbitmq,
+    program,
+    proxy,
+    rabbitmq,
+    receiver,
+)
+from fill import forget
+from messages import MAILBOX, RECEIVER, SIZES
+from rounds import WARM, Bench, Point, Seen, Turn
+
+OPERATION = "/fhir/$process-message"
+KEEP = OPERATION + "?async=true"
+ORDINARY = SIZES["4KiB"]
+SEED = 4_000  # messages of each kind that the broker itself keeps before they are multiplied
+ROOM = 7 << 10  # bytes on disk for each stored message, its indexes and the log of the load included
+SPARE = 4 << 30  # bytes that stay free besides
+
+
+@contextlib.contextmanager
+def fresh(bench: Bench) -> Iterator[Path]:
+    """A folder on the disk that is measured, for as long as a point is measured."""
+    with tempfile.TemporaryDirectory(dir=bench.folder) as folder:
+        yield Path(folder)
+
+
+def connections(count: int) -> str:
+    return f"{count} connection{'s' * (count > 1)}"
+
+
+def keep(bench: Bench, on: Contestant, count: int, size: int = ORDINARY, *, warm: int = WARM) -> Turn:
+    """Accepted and on disk: the messages are for a mailbox."""
+    return lambda: bench.load(on, KEEP, to=MAILBOX, connections=count, size=size, warm=warm)
+
+
+def carry(bench: Bench, on: Contestant, count: int, port: int, size: int = ORDINARY) -> Turn:
+    """Accepted, delivered over HTTP to the driver, and noted as delivered."""
+    return lambda: bench.load(on, KEEP, to=RECEIVER, connections=count, size=size, receive=port)
+
+
+def accept_point(bench: Bench, part: str, count: int, size: int = ORDINARY, title: str = "") -> Point:
+    with fresh(bench) as folder, bare(folder) as peer, broker(folder, to=free_port()) as ours:
+        turns = {"bare": keep(bench, peer, count, size), "broker": keep(bench, ours, count, size)}
+        return bench.point(part, title + connections(count), "per_second", turns, peer, ours)
+
+
+def deliver_point(bench: Bench, part: str, count: int, size: int = ORDINARY, title: str = "") -> Point:
+    port = free_port()
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(fresh(bench))
+        peer = stack.enter_context(bare(folder, to=port))
+        ours = stack.enter_context(broker(folder, to=port))
+        running = [peer, ours]
+        turns = {"bare": carry(bench, peer, count, port, size), "broker": carry(bench, ours, count, port, size)}
+        if has_rabbitmq():
+            rabbit = stack.enter_context(rabbitmq(folder))
+            running.append(rabbit)
+            turns["rabbitmq"] = lambda: bench.load_amqp(rabbit, under_way=count, size=size)
+        else:
+            bench.note("RabbitMQ is not installed and is left out: apt-get install rabbitmq-server, or make bench")
+        return bench.point(part, title + connections(count), "settled_per_second", turns, *running)
+
+
+def accepting(bench: Bench) -> list[Point]:
+    """(a) accepted and durable."""
+    return [accept_point(bench, "a", count) for count in bench.options.accept]
+
+
+def delivering(bench: Bench) -> list[Point]:
+    """(b) accepted, delivered and settled; (d) is read from the same rounds."""
+    return [deliver_point(bench, "b", bench.options.deliver)]
+
+
+def synchronous(bench: Bench) -> list[Point]:
+    """(c) request and response in one exchange: to a receiver on the servers' core, through a proxy, through us."""
+    points = []
+    for count in bench.options.synchronous:
+        with contextlib.ExitStack() as stack:
+            folder = stack.enter_context(fresh(bench))
+            direct = stack.enter_context(receiver(folder, "direct", size=ORDINARY, core=SERVER_CORE))
+            behind = stack.enter_context(receiver(folder, "behind", size=ORDINARY, core=DRIVER_CORE))
+            plain = stack.enter_context(proxy(folder, to=behind.port))
+            ours = stack.enter_context(broker(folder, to=behind.port))
+
+            def ask(on: Contestant, beside: Contestant | None, count: int = count) -> Turn:
+                return lambda: bench.load(on, OPERATION, to=RECEIVER, connections=count, size=ORDINARY, beside=beside)
+
+            turns = {"direct": ask(direct, None), "proxy": ask(plain, behind), "broker": ask(ours, behind)}
+            points.append(bench.point("c", connections(count), "per_second", turns))
+    return points
+
+
+def large(bench: Bench) -> list[Point]:
+    """(f) the same with large messages."""
+    points = []
+    for name in ("100KiB", "1MiB"):
+        title = f"{name.replace('K', ' K').replace('M', ' M')}, "
+        points.append(accept_point(bench, "f", bench.options.large, SIZES[name], f"accepted, {title}"))
+        points.append(deliver_point(bench, "f", bench.options.large, SIZES[name], f"delivered, {title}"))
+    return points
+
+
+def stored(bench: Bench) -> list[Point]:
+    """(e) the same with a long past in the store, beside a broker whose store is empty."""
+    need = bench.options.stored * ROOM + SPARE
+    free = shutil.disk_usage(bench.folder).free
+    if free < need:
+        bench.note(
+            f"(e) IS SKIPPED: it needs {need / (1 << 30):.0f} GiB in {bench.folder}, {free / (1 << 30):.0f} are free"
+        )
+        return []
+    with fresh(bench) as past:
+        fill(bench, past)
+        points = [beside_empty(bench, past, count, deliver=False) for count in bench.options.accept]
+        points.append(beside_empty(bench, past, bench.options.deliver, deliver=True))
+        points.append(cold_and_warm(bench, past, bench.options.deliver))
+        return points
+
+
+def fill(bench: Bench, folder: Path) -> None:
+    """The broker keeps and delivers some thousand messages of the driver's; those are multiplied."""
+    port = free_port()
+    each = max(1, min(SEED, bench.options.stored // 20))
+    with broker(folder, to=port) as ours:
+        for to in (MAILBOX, RECEIVER):
+            command = program("driver", "--url", f"http://127.0.0.1:{ours.port}{KEEP}", "--to", to, "--n", each)
+            command += ["--warm", "0", "--seconds", "60"]
+            if to == RECEIVER:
+                command += ["--receive", str(port), "--settled", ours.settled]
+            subprocess.run(command, stdout=subprocess.DEVNULL, check=True, timeout=300)
+    command = program("fill", "--db", folder / "broker.db", "--n", bench.options.stored)
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=1800)
+    bench.stored = json.loads(done.stdout)
+    print(
+        f"(e) {bench.stored['stored']:,} messages stored in {bench.stored['seconds']:.0f} s, "
+        f"{bench.stored['bytes'] / (1 << 30):.1f} GiB",
+        flush=True,
+    )
+
+
+def beside_empty(bench: Bench, past: Path, count: int, *, deliver: bool) -> Point:
+    port = free_port()
+    with (
+        fresh(bench) as folder,
+        broker(folder, to=port, name="empty") as new,
+        broker(past, to=port, name="stored") as old,
+    ):
+        turns: dict[str, Turn] = {}
+        for one in (new, old):
+            turns[one.name] = carry(bench, one, count, port) if deliver else keep(bench, one, count)
+        title = ("delivered, " if deliver else "accepted, ") + connections(count)
+        return bench.point("e", title, "settled_per_second" if deliver else "per_second", turns, new, old)
+
+
+def cold_and_warm(bench: Bench, past: Path, count: int) -> Point:
+    """Started anew, with and without what the system remembers of the file; no message before the clock starts."""
+
+    def turn(name: str, before: Callable[[], None]) -> Turn:
+        def started() -> Seen:
+            before()
+            with broker(past, to=free_port(), name=name) as ours:
+                return keep(bench, ours, count, warm=0)() | {"start_s": ours.started}
+
+        return started
+
+    database = past / "broker.db"
+    turns = {"warm": turn("warm", lambda: None), "cold": turn("cold", lambda: forget(database))}
+    return bench.point("e", f"first messages after a start, {connections(count)}", "per_second", turns)
+
+
+PARTS: dict[str, Callable[[Bench], list[Point]]] = {
+    "a": accepting,
+    "b": delivering,
+    "c": synchronous,
+    "e": stored,
+    "f": large,
+}

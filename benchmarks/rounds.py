@@ -1,0 +1,188 @@
+"""One measurement: contestants under the same load turn by turn, and what was seen of each."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+from contestants import DRIVER_CORE, SERVER_CORE, Contestant, program
+from disk import syncs_per_second
+
+Seen = dict[str, Any]
+Turn = Callable[[], Seen]
+BYTES = 384 << 20  # of messages a round, at most: larger ones are fewer
+FULL_CORE = 0.95  # of a core: from here the driver may be what is measured
+CORES = SERVER_CORE | DRIVER_CORE
+DISTURBED = 0.15  # of them, used by others: from here a round says little (the kernel's own work is some hundredths)
+WARM = 4  # messages a connection before the clock starts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What is measured, and for how long."""
+
+    parts: tuple[str, ...]
+    rounds: int
+    seconds: float  # of load a round
+    n: int  # messages a round, at most
+    accept: tuple[int, ...]  # connections of (a) and (e)
+    deliver: int  # connections of (b), and messages that RabbitMQ has under way
+    synchronous: tuple[int, ...]  # connections of (c)
+    large: int  # connections of (f)
+    stored: int  # messages there before (e)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """Contestants measured against each other at one setting."""
+
+    part: str
+    name: str
+    rate: str  # the figure that counts: "per_second", or "settled_per_second"
+    seen: dict[str, list[Seen]]
+    syncs: list[float] = field(default_factory=list)  # what the disk did in a second, before each round
+    idle: dict[str, dict[str, float]] = field(default_factory=dict)  # memory before the first message
+
+    def all(self, who: str, key: str) -> list[float]:
+        return [float(seen[key]) for seen in self.seen[who]]
+
+    def median(self, who: str, key: str) -> float:
+        return statistics.median(self.all(who, key))
+
+    def ratios(self, ours: str, theirs: str, key: str) -> list[float]:
+        """Round by round, so that what the machine did meanwhile falls on both."""
+        pairs = zip(self.all(ours, key), self.all(theirs, key), strict=True)
+        return [mine / other if other else 0.0 for mine, other in pairs]
+
+
+class Used:
+    """Processor time from here on: of the cores that are measured on, and of the drivers that were waited for."""
+
+    def __init__(self) -> None:
+        self.at, self.all, self.drivers = time.monotonic(), self._all(), self._drivers()
+
+    @staticmethod
+    def _all() -> float:
+        cores = [times for number, times in enumerate(psutil.cpu_times(percpu=True)) if number in CORES]
+        return float(sum(t.user + t.nice + t.system + t.irq + t.softirq + t.steal for t in cores))
+
+    @staticmethod
+    def _drivers() -> float:
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return children.ru_utime + children.ru_stime
+
+    def by_others(self, servers: float) -> float:
+        """The share of those cores that was used meanwhile by neither the servers nor the driver."""
+        ours = servers + self._drivers() - self.drivers
+        return (self._all() - self.all - ours) / (time.monotonic() - self.at) / len(CORES)
+
+
+class Bench:
+    """The options, the folder on the disk that is measured, and what is to be said beside the figures."""
+
+    def __init__(self, options: Options, folder: Path) -> None:
+        self.options, self.folder = options, folder
+        self.notes: list[str] = []  # what a reader of the tables has to know
+        self.disturbed = 0.0  # the largest share of those cores that others used during a round
+        self.busiest: dict[str, float] = {}  # share of its core that the driver used, by contestant, where it was full
+        self.stored: Seen = {}
+
+    def note(self, text: str) -> None:
+        if text not in self.notes:
+            print(f"  NOTE: {text}", flush=True)
+            self.notes.append(text)
+
+    def load(
+        self,
+        on: Contestant,
+        path: str,
+        *,
+        to: str,
+        connections: int,
+        size: int,
+        receive: int = 0,
+        beside: Contestant | None = None,
+        warm: int = WARM,
+    ) -> Seen:
+        """One round of the driver against one contestant, with what the contestant used meanwhile.
+
+        `beside` is another server on the driver's core: what it uses the driver cannot have.
+        """
+        command = program("driver", "--url", f"http://127.0.0.1:{on.port}{path}", "--to", to)
+        if receive:
+            command += ["--receive", str(receive), "--settled", on.settled]
+        return self.drive(command, on, connections=connections, size=size, beside=beside, warm=warm)
+
+    def load_amqp(self, on: Contestant, *, under_way: int, size: int) -> Seen:
+        """The same against RabbitMQ: from the confirm to the consumer."""
+        command = program("amqp_driver", "--url", f"amqp://guest:guest@127.0.0.1:{on.port}/")
+        return self.drive(command, on, connections=under_way, size=size)
+
+    def drive(
+        self,
+        command: list[str],
+        on: Contestant,
+        *,
+        connections: int,
+        size: int,
+        beside: Contestant | None = None,
+        warm: int = WARM,
+    ) -> Seen:
+        most = min(self.options.n, max(BYTES // size, connections))
+        command += ["--connections", str(connections), "--size", str(size), "--n", str(most)]
+        command += ["--seconds", str(self.options.seconds), "--warm", str(warm)]
+        before, before_beside, before_all = on.cpu(), beside.cpu() if beside else 0.0, Used()
+        done = subprocess.run(
+            command,
+            stdout=subprocess.PIPE,
+            check=False,
+            timeout=600,
+            preexec_fn=lambda: os.sched_setaffinity(0, DRIVER_CORE),
+        )
+        if done.returncode:
+            raise SystemExit(f"the driver failed against {on.name}; what the server said is in {on.log}")
+        seen: Seen = json.loads(done.stdout)
+        if not seen["answered"] or sum(seen["others"].values()) > seen["answered"] // 100:
+            raise SystemExit(f"{on.name} did not take the load: {seen['others']} {seen['first_problem']}")
+        # The warm-up is in the servers' CPU too.
+        share = seen["answered"] / (seen["answered"] + warm * connections)
+        seen["cpu_s_per_1000"] = (on.cpu() - before) * share / seen["answered"] * 1000
+        used_beside = (beside.cpu() - before_beside) * share if beside else 0.0
+        self.disturbed = max(self.disturbed, before_all.by_others(on.cpu() - before + used_beside))
+        seen["driver_busy"] = (seen["driver_cpu_s"] + used_beside) / seen["seconds_to_settled"]
+        seen |= on.memory()
+        if seen["driver_busy"] > FULL_CORE:
+            self.busiest[on.name] = max(self.busiest.get(on.name, 0.0), seen["driver_busy"])
+        return seen
+
+    def point(self, part: str, name: str, rate: str, turns: dict[str, Turn], *idle: Contestant) -> Point:
+        """A B C, B C A, C A B: what the machine does besides falls on all alike."""
+        print(f"({part}) {name}", flush=True)
+        memory = {one.name: one.memory() for one in idle}
+        seen: dict[str, list[Seen]] = {who: [] for who in turns}
+        syncs = []
+        order = list(turns)
+        for number in range(self.options.rounds):
+            syncs.append(syncs_per_second(self.folder))
+            for who in order:
+                seen[who].append(turns[who]())
+                print(f"  round {number + 1} {who:8}", _line(seen[who][-1]), flush=True)
+            order = order[1:] + order[:1]
+        return Point(part=part, name=name, rate=rate, seen=seen, syncs=syncs, idle=memory)
+
+
+def _line(seen: Seen) -> str:
+    return (
+        f"{seen['per_second']:8,.0f}/s answered {seen['settled_per_second']:8,.0f}/s settled  "
+        f"p50 {seen['p50_ms']:7.2f} p99 {seen['p99_ms']:7.2f} ms  {seen['cpu_s_per_1000']:.3f} CPU-s/1,000  "
+        f"{seen['rss_mib']:4.0f} MiB  driver's core {seen['driver_busy']:4.0%}"
+    )

@@ -1,0 +1,149 @@
+"""The figures as tables: a median over the rounds, and the least and the most of them."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Sequence
+
+from floors import Floor, added
+from rounds import DISTURBED, Bench, Point
+
+TITLES = {
+    "a": "accepted and durable, 4 KiB",
+    "b": "accepted, delivered over HTTP and settled, 4 KiB",
+    "c": "synchronous request and response, 4 KiB each way",
+    "d": "what accepting and delivering costs",
+    "e": "with a long past in the store",
+    "f": "large messages",
+}
+ANCHORS = {"broker": ("bare", "rabbitmq"), "stored": ("empty",), "cold": ("warm",)}
+Row = Sequence[str]
+
+
+def table(head: Row, rows: Sequence[Row]) -> str:
+    """Columns as wide as they must be; all but the first to the right."""
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    lines = []
+    for row in (head, ["-" * width for width in widths], *rows):
+        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        lines.append("  " + "  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def spread(values: Sequence[float], form: str = ",.0f") -> str:
+    middle = format(statistics.median(values), form)
+    if len(values) < 2:
+        return middle
+    return f"{middle} ({format(min(values), form)}-{format(max(values), form)})"
+
+
+def durable(points: list[Point]) -> str:
+    """Rates, answers and costs of (a), (b), (e) and (f)."""
+    rows = []
+    for point in points:
+        for who in point.seen:
+            ratios = [
+                f"{spread(point.ratios(who, anchor, point.rate), '.2f')} of {anchor}"
+                for anchor in ANCHORS.get(who, ())
+                if anchor in point.seen
+            ]
+            rows.append((
+                f"{point.name}: {who}",
+                spread(point.all(who, point.rate)),
+                f"{point.median(who, 'p50_ms'):.2f}",
+                f"{point.median(who, 'p99_ms'):.1f}",
+                f"{point.median(who, 'cpu_s_per_1000'):.3f}",
+                f"{point.median(who, 'rss_mib'):.0f}",
+                f"{point.median(who, 'driver_busy'):.0%}",
+                "; ".join(ratios),
+            ))  # fmt: skip
+    head = ("", "messages/s", "p50 ms", "p99 ms", "CPU-s/1,000", "RSS MiB", "driver", "ratio")
+    return table(head, rows)
+
+
+def hops(points: list[Point]) -> str:
+    """What a hop adds, in (c)."""
+    rows = [
+        (
+            f"{point.name}: {who}",
+            spread(point.all(who, "p50_ms"), ".2f"),
+            spread(point.all(who, "p99_ms"), ".1f"),
+            "" if who == "direct" else spread(added(point, who, "p50_ms"), ".2f"),
+            "" if who == "direct" else spread(added(point, who, "p99_ms"), ".1f"),
+            spread(point.all(who, "per_second")),
+            f"{point.median(who, 'driver_busy'):.0%}",
+        )
+        for point in points
+        for who in point.seen
+    ]
+    return table(("", "p50 ms", "p99 ms", "p50 added", "p99 added", "requests/s", "driver"), rows)
+
+
+def costs(points: list[Point]) -> str:
+    """Processor time and memory, read from the rounds of (b)."""
+    rows = [
+        (
+            f"{point.name}: {who}",
+            spread(point.all(who, "cpu_s_per_1000"), ".3f"),
+            f"{point.idle[who]['rss_mib']:.0f} / {point.idle[who]['pss_mib']:.0f}",
+            f"{spread(point.all(who, 'rss_mib'))} / {spread(point.all(who, 'pss_mib'))}",
+        )
+        for point in points
+        for who in point.seen
+    ]
+    return table(("", "CPU-s/1,000", "idle RSS / PSS MiB", "RSS / PSS MiB after load"), rows)
+
+
+def reached(found: list[Floor]) -> str:
+    rows = []
+    for floor in found:
+        form = ".0f" if floor.limit > 10 else ".2f"
+        limit = f"{'at most' if floor.at_most else 'at least'} {floor.limit:{form}}"
+        if floor.value is None:
+            rows.append((f"({floor.part}) {floor.what}", "-", "", limit, "NOT MEASURED"))
+            continue
+        least_most = f"{min(floor.values):{form}}-{max(floor.values):{form}}" if len(floor.values) > 1 else ""
+        met = "met" if floor.met else "NOT MET"
+        rows.append((f"({floor.part}) {floor.what}", f"{floor.value:{form}}", least_most, limit, met))
+    return table(("floors", "figure", "min-max", "floor", ""), rows)
+
+
+def report(bench: Bench, points: list[Point], found: list[Floor]) -> Iterator[str]:
+    options = bench.options
+    yield f"Medians of {options.rounds} round{'s' * (options.rounds > 1)}, turn by turn (least-most)"
+    for part in options.parts:
+        mine = [point for point in points if point.part == ("b" if part == "d" else part)]
+        if not mine:
+            continue
+        yield f"\n({part}) {TITLES[part]}"
+        yield {"c": hops, "d": costs}.get(part, durable)(mine)
+        if part == "e":
+            yield _past(bench, mine)
+        if part in "abef":
+            syncs = [rate for point in mine for rate in point.syncs]
+            yield f"  disk: {spread(syncs)} appends + fdatasync of 4 KiB a second"
+    if found:
+        yield ""
+        yield reached(found)
+    for who, busy in bench.busiest.items():
+        client = "aio-pika, which is part of what is compared," if who == "rabbitmq" else "the driver"
+        yield f"NOTE: against {who}, {client} filled up to {busy:.0%} of its core: its rate may be the driver's"
+    if bench.disturbed > DISTURBED:
+        yield f"NOTE: other programs used up to {bench.disturbed:.0%} of the two cores in a round: run it again"
+    for note in bench.notes:
+        yield f"NOTE: {note}"
+
+
+def _past(bench: Bench, points: list[Point]) -> str:
+    past = bench.stored
+    text = (
+        f"  {past['stored']:,} messages were put there in {past['seconds']:.0f} s: "
+        f"{past['bytes'] / (1 << 30):.1f} GiB, outside the clock"
+    )
+    starts = [
+        f"{who} in {spread(point.all(who, 'start_s'), '.1f')} s"
+        for point in points
+        for who in ("warm", "cold")
+        if who in point.seen
+    ]
+    return f"{text}; ready after a start: {', '.join(starts)}"

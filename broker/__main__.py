@@ -59,6 +59,8 @@ Insecure = Annotated[
 Limit = Annotated[int, typer.Option("--limit", min=1, max=500, help="At most so many.")]
 After = Annotated[int, typer.Option("--after", min=0, help="Go on after this position.")]
 Number = Annotated[int | None, typer.Option("--number", min=1, help="One delivery of the message.")]
+TIME = "2026-11-22T02:00Z, or +2h for two hours from now."
+LaneName = Annotated[str, typer.Argument(metavar="NAME", help="The lane, as `lanes ls` shows it.")]
 MessageFile = Annotated[Path, typer.Argument(metavar="FILE", help="A message, JSON or XML; - is stdin.")]
 MessageId = Annotated[str, typer.Argument(metavar="ID", help="Our id, or any that the sender made.")]
 
@@ -300,9 +302,40 @@ def dead_drop(
 @lanes_cli.command("ls")
 def lanes_ls(config: Config = None, admin: Admin = None, json: AsJson = False, no_color: NoColor = False) -> None:
     """List the lanes."""
-    from broker.commands import look, where
+    from broker.commands import lanes, where
 
-    raise typer.Exit(look.lanes(where.admin(admin, config), say=Say(as_json=json, no_colour=no_color)))
+    raise typer.Exit(lanes.ls(where.admin(admin, config), say=Say(as_json=json, no_colour=no_color)))
+
+
+@lanes_cli.command("hold")
+def lanes_hold(
+    name: LaneName,
+    reason: Annotated[str | None, typer.Option(help="Why; everybody who lists the lanes reads it.")] = None,
+    begins: Annotated[str | None, typer.Option("--from", metavar="TIME", help=f"{TIME} Without it, now.")] = None,
+    ends: Annotated[
+        str | None, typer.Option("--until", metavar="TIME", help=f"{TIME} Without it, until it is resumed.")
+    ] = None,
+    config: Config = None,
+    admin: Admin = None,
+    json: AsJson = False,
+    no_color: NoColor = False,
+) -> None:
+    """Let nothing go to a peer; what is for it waits."""
+    from broker.commands import lanes, where
+
+    said = Say(as_json=json, no_colour=no_color)
+    code = lanes.hold(where.admin(admin, config), name, reason=reason, begins=begins, ends=ends, say=said)
+    raise typer.Exit(code)
+
+
+@lanes_cli.command("resume")
+def lanes_resume(
+    name: LaneName, config: Config = None, admin: Admin = None, json: AsJson = False, no_color: NoColor = False
+) -> None:
+    """End a hold, planned or begun."""
+    from broker.commands import lanes, where
+
+    raise typer.Exit(lanes.resume(where.admin(admin, config), name, say=Say(as_json=json, no_colour=no_color)))
 
 
 @streams_cli.command("ls")

@@ -168,6 +168,7 @@ class Broker:
             )  # fmt: skip
             app = application(base_url=self.here.base_url, default_release=self.here.release)
             await self._start_channels(app)  # before anything is carried: what waits must find its sender
+            await self.delivering.load_holds()
             self._start_task(self.delivering.run(), "deliver")
             self._start_task(self.watching.run(), "watch")
             self._start_task(self.sweeping.run(), "sweep")
@@ -264,17 +265,9 @@ class Broker:
         changed = await asyncio.to_thread(changed_names, old, new)
         if not changed:
             return 0
-        waiting = await self.store.waiting_names()
-        woken = [(position, number) for position, number, name in waiting if name and changed.concerns(name)]
-        for i in range(0, len(woken), 500):
-            # what is in memory looks its address up by itself
-            names = [name for name in woken[i : i + 500] if not self.delivering.is_in_memory(*name)]
-            await self.store.wake(names, self.here.now())
-        for lane in await self.store.lanes():
-            self.delivering.lane(lane.lane).due_at(lane.due)
-        self.delivering.woken("")
-        log.info("directory changed", version=new.version, woken=len(woken))
-        return len(woken)
+        woken = await self.delivering.follow(changed.concerns)
+        log.info("directory changed", version=new.version, woken=woken)
+        return woken
 
     # -- stopping
 

@@ -11,15 +11,15 @@ from broker import __version__
 from broker.api.admin_dead import Dead
 from broker.api.admin_directory import Whereabouts
 from broker.api.admin_frame import PREFIX, as_json, in_json
+from broker.api.admin_lanes import Lanes
 from broker.api.admin_messages import Messages
-from broker.api.admin_parts import DeliveringLike, HealthLike, HereLike, LaneLike, Parts
+from broker.api.admin_parts import DeliveringLike, HealthLike, HereLike, Parts
 from broker.api.admin_streams import Streams
 from broker.api.openapi import document
-from broker.core.explain import plain
 from broker.core.policy import Policy
 from broker.core.rules import RuleSet
 from broker.directory import Directory, Snapshot
-from broker.store import BEHIND, Store, Waiting
+from broker.store import Store
 
 
 def add_admin(
@@ -41,10 +41,12 @@ def add_admin(
     )  # fmt: skip
     app.middlewares.append(in_json)
     admin, messages, dead, where = Admin(parts), Messages(parts), Dead(parts), Whereabouts(parts)
-    streams = Streams(parts)
+    lanes, streams = Lanes(parts), Streams(parts)
     routes = [
         ("GET", "/status", admin.status),
-        ("GET", "/lanes", admin.lanes),
+        ("GET", "/lanes", lanes.list),
+        ("POST", "/lanes/{name}/hold", lanes.hold),
+        ("POST", "/lanes/{name}/resume", lanes.resume),
         ("GET", "/openapi.json", admin.openapi),
         ("GET", "/messages/{id}", messages.story),
         ("GET", "/messages/{id}/body", messages.body),
@@ -103,27 +105,3 @@ class Admin:
                 "version": snapshot.version, "names": len(snapshot), "problems": len(parts.directory.problems),
             },
         })  # fmt: skip
-
-    async def lanes(self, _request: web.Request) -> web.Response:
-        """Every lane that memory or the store knows."""
-        stored = {waiting.lane: waiting for waiting in await self._parts.store.lanes()}
-        known = dict(self._parts.delivering.lanes)
-        names = sorted(known.keys() | stored.keys())
-        return as_json({"lanes": [_lane(name, known.get(name), stored.get(name)) for name in names]})
-
-
-def _lane(name: str, lane: LaneLike | None, stored: Waiting | None) -> dict[str, object]:
-    known = [lane.next_due if lane else None, stored.due if stored else None]
-    dues = [due for due in known if due is not None and due < BEHIND]  # beyond, it waits for others of its stream
-    return {
-        "lane": name,
-        "open": lane is None or lane.is_open,
-        "closed_until": lane.closed_until if lane else None,
-        "reason": lane.reason or None if lane else None,
-        "under_way": sum(map(len, lane.under_way.values())) if lane else 0,
-        "in_memory": lane.waiting if lane else 0,
-        "waiting": stored.count if stored else 0,
-        "oldest": stored.oldest if stored else None,
-        "next_due": min(dues, default=None),
-        "policy": plain(lane.policy) if lane else None,
-    }

@@ -114,9 +114,9 @@ class Dead:
         return self._went_on(done)
 
     def _went_on(self, done: Released | None) -> bool:
-        """Lanes in which something is due now are looked at; says whether anything was done at all."""
-        for lane in done.lanes if done is not None else ():
-            self._parts.delivering.woken(lane)
+        """What is due now is looked for in its lane; says whether anything was done at all."""
+        for lane, key in done.queues if done is not None else ():
+            self._parts.delivering.woken(lane, key)
         return done is not None
 
     async def drop(self, request: web.Request) -> web.Response:

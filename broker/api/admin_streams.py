@@ -60,8 +60,8 @@ class Streams:
                 released = await self._parts.store.resume(position, number, self._parts.here.now())
                 if released is not None:
                     resumed.append(number)
-                    for lane in released.lanes:
-                        self._parts.delivering.woken(lane)
+                    for lane, key in released.queues:
+                        self._parts.delivering.woken(lane, key)
         if not resumed:
             text = "no dead letter of this message holds a stream; `streams ls` and the traces of what waits name those"
             raise AdminError(409, "not-held", text)

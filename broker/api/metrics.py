@@ -17,6 +17,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 
 from broker import __version__
 from broker.api.admin_parts import CallersLike, DeliveringLike
+from broker.core.hold import Phase
 from broker.directory import Freshness, SourceState
 from broker.store import Counts, Store, StoreError, Waiting
 
@@ -222,10 +223,15 @@ class Standing:
             depth[name] = depth.get(name, 0) + one.count
             since = max((now - (one.oldest or one.due)).total_seconds(), 0.0)
             age[name] = max(age.get(name, 0.0), since)
-        closed = [lane.name for lane in tuple(self._delivering.lanes.values()) if not lane.is_open][:MOST_LANES]
+        lanes = tuple(self._delivering.lanes.values())
+        closed = [lane.name for lane in lanes if lane.closed_until is not None][:MOST_LANES]
+        held = [hold.lane for hold in self._delivering.holds.values() if hold.phase(now) is Phase.HELD][:MOST_LANES]
+        alone = [(lane.name, len(lane.left_alone)) for lane in lanes if lane.left_alone][:MOST_LANES]
         yield _by_lane("queue_depth", "Deliveries that wait, by lane.", depth.items())
         yield _by_lane("queue_oldest_age_seconds", "Age of the oldest that waits, by lane.", age.items())
         yield _by_lane("lane_closed", "Lanes whose peer is left alone for now.", ((name, 1) for name in closed))
+        yield _by_lane("lane_held", "Lanes to which an operator lets nothing go.", ((name, 1) for name in held))
+        yield _by_lane("lane_left_alone", "Destinations that are left alone for now, by lane.", alone)
 
 
 class Sources:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from broker.core.hold import LONGEST_REASON
+
 Schema = dict[str, Any]
 
 _ANY = "application/json"
@@ -129,9 +131,15 @@ _SCHEMAS: dict[str, Schema] = {
     }),
     "DeadLetter": _object({**_LINE, "delivery": _ref("Delivery")}),
     "Lane": _object({
-        "lane": _TEXT, "open": _YES, "closed_until": _TIME0, "reason": _TEXT0, "under_way": _NUMBER,
+        "lane": _TEXT, "state": _of("string", enum=["open", "closed", "held"]), "open": _YES, "closed_until": _TIME0,
+        "reason": _TEXT0, "hold": {"oneOf": [_ref("Hold"), {"type": "null"}]},
+        "left_alone": _list(_object({"destination": _TEXT, "until": _TIME, "reason": _TEXT})), "under_way": _NUMBER,
         "in_memory": _NUMBER, "waiting": _NUMBER, "oldest": _TIME0, "next_due": _TIME0,
         "policy": {"type": ["object", "null"]},
+    }),
+    "Hold": _object({
+        "phase": _of("string", enum=["planned", "held", "over"]), "reason": _TEXT0, "from": _TIME, "until": _TIME0,
+        "ordered": _TIME,
     }),
     "DirectoryLine": _object({"name": _TEXT, "how": _TEXT, "entries": _list(_of("object"))}),
     "DirectorySource": _object({
@@ -181,6 +189,7 @@ def _path(name: str, text: str) -> dict[str, Any]:
 
 
 _ID = _path("id", "Our id, or any that the sender made (Bundle.id, MessageHeader.id, Bundle.identifier).")
+_LANE_NAME = _path("name", "The lane, as it is listed; percent-encoded as one segment.")
 _AFTER = _query("after", "Go on after this; from the answer before.", _of("integer", minimum=0, default=0))
 _DELIVERY_NUMBER = _query("number", "One delivery of the message; without it, all that are dead.", _NUMBER)
 
@@ -209,6 +218,17 @@ _PATHS: dict[str, dict[str, Any]] = {
     "/admin/v1/lanes": {
         "get": _operation("lanes", "Every peer: what waits for it, and whether it is left alone for now.",
                           _object({"lanes": _list(_ref("Lane"))})),
+    },
+    "/admin/v1/lanes/{name}/hold": {
+        "post": _operation(
+            "holdLane", "Lets nothing go to a peer, from now or a time on, until a time or until it is resumed.",
+            _object({"lane": _TEXT, "known": _YES, "hold": _ref("Hold")}), _LANE_NAME,
+            body=_json_body(_of("object", properties={
+                "reason": _of("string", maxLength=LONGEST_REASON), "from": _TIME, "until": _TIME,
+            }, additionalProperties=False), required=False)),
+    },
+    "/admin/v1/lanes/{name}/resume": {
+        "post": _operation("resumeLane", "Ends a hold, planned or begun.", _object({"lane": _TEXT}), _LANE_NAME),
     },
     "/admin/v1/messages/{id}": {
         "get": _operation("story", "The whole story of a message.", _ref("Message"), _ID,
@@ -253,7 +273,7 @@ _PATHS: dict[str, dict[str, Any]] = {
                           _object({"streams": _list(_ref("Stream"))}), _limit(50, 500)),
     },
     "/admin/v1/streams/{id}/resume": {
-        "post": _operation("resume", "The stream that a dead letter of this message holds goes on without it.",
+        "post": _operation("resumeStream", "The stream that a dead letter of this message holds goes on without it.",
                            _object({"id": _TEXT, "resumed": _list(_NUMBER)}), _ID,
                            _query("number", "One delivery of the message; without it, all that hold one.", _NUMBER)),
     },

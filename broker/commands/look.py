@@ -1,4 +1,4 @@
-"""`fhir-broker mailbox`, `lanes` and `directory`: what lies where, and what waits for whom."""
+"""`fhir-broker mailbox` and `directory`: what lies where."""
 
 from __future__ import annotations
 
@@ -39,25 +39,6 @@ def mailbox(where: str, endpoint: str, *, after: int, limit: int, say: Say) -> i
     if page["more"]:
         say.line(f"more: fhir-broker mailbox read {endpoint} --after {page['reached']}")
     return Exit.OK
-
-
-def lanes(where: str, *, say: Say) -> int:
-    told = asking(where, lambda daemon: daemon.get("lanes"))
-    if say.as_json:
-        say.json(told)
-        return Exit.OK
-    rows = [
-        (one["lane"] or "(no address yet)", _standing(one), one["waiting"], one["under_way"], at(one["oldest"]),
-         at(one["next_due"]), one["reason"])
-        for one in told["lanes"]
-    ]  # fmt: skip
-    titles = ("LANE", "STATE", "WAITING", "UNDER WAY", "OLDEST", "NEXT DUE", "REASON")
-    say.table(titles, rows, nothing="nothing has been carried yet, and nothing waits")
-    return Exit.OK
-
-
-def _standing(lane: dict[str, Any]) -> str:
-    return "open" if lane["open"] else f"closed until {at(lane['closed_until'])}"
 
 
 def directory(where: str, *, after: int, limit: int, say: Say) -> int:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, WithJsonSchema
+from pydantic import Field
 
 from broker.config.kinds import (
     AsTheyStand,
@@ -20,19 +19,8 @@ from broker.config.kinds import (
     Text,
     Texts,
 )
-from broker.config.mistake import Wrong
 from broker.core.policy import DEFAULT, Expects, Late, OnTimeout, Order
-
-
-def _only(value: Any) -> Callable[[Any], Any]:
-    """Refuses what would be read and not acted on: somebody who asks for order must not go without it unawares."""
-
-    def check(said: Any) -> Any:
-        if said != value:
-            raise Wrong(f"other than {value} is not in this release", "take it out for now")
-        return said
-
-    return check
+from broker.core.turns import HIGHEST, LOWEST
 
 
 class SyncForm(Form):
@@ -63,14 +51,20 @@ class RetryForm(Form):
 
 
 class LaneForm(Form):
-    concurrent: int = Field(default=DEFAULT.lane.concurrent, ge=1, description="Attempts to one peer at a time.")
+    concurrent: int = Field(
+        default=DEFAULT.lane.concurrent,
+        ge=1,
+        description="Attempts to one peer at a time; a single destination has three quarters of them at most.",
+    )
     rate: float = Field(default=DEFAULT.lane.rate, ge=0, description="Attempts per second; 0 is no limit.")
     connect: Span = Field(default=DEFAULT.lane.connect, description="The limit for reaching the peer.")
     answer: Span = Field(default=DEFAULT.lane.answer, description="The limit for its whole answer.")
     open_after: int = Field(
-        default=DEFAULT.lane.open_after, ge=1, description="Troubles of the peer in a row that close the lane."
+        default=DEFAULT.lane.open_after,
+        ge=1,
+        description="Troubles in a row after which a destination, or the whole peer, is left alone.",
     )
-    probe: Span = Field(default=DEFAULT.lane.probe, description="How often a closed lane is tried.")
+    probe: Span = Field(default=DEFAULT.lane.probe, description="How often what is left alone is tried.")
 
 
 class MailboxForm(Form):
@@ -116,10 +110,10 @@ class PolicyForm(Form):
     validate_: Literal["header", "resource"] = Field(
         default="header", alias="validate", description="What is checked before a message is accepted."
     )
-    priority: Annotated[int, Field(ge=0), AfterValidator(_only(0)), WithJsonSchema({"type": "integer", "const": 0})] = (
-        Field(
-            default=DEFAULT.priority, description="Which goes first in its lane; other than 0 is not in this release."
-        )
+    priority: Annotated[int, Field(ge=LOWEST, le=HIGHEST)] = Field(
+        default=DEFAULT.priority,
+        description="What goes first among what is due in a lane, 0 to 9, the higher first; after four of higher"
+        " priority goes one of lower.",
     )
 
 

@@ -16,9 +16,10 @@ from broker.core.resolution import Whereabouts
 from broker.flow import attempt as attempts
 from broker.flow.callers import Callers
 from broker.flow.here import Here
-from broker.flow.lane import Lane, Parcel
+from broker.flow.lane import Lane
 from broker.flow.meter import Meter
 from broker.flow.plan import is_further, mailbox_of
+from broker.flow.queue import Parcel
 from broker.flow.settle import Schedule, Settling
 from broker.plugins import MAILBOX, Channels, is_mailbox
 from broker.store import (
@@ -79,7 +80,8 @@ class Carrying:
     def _leave(self, lane: Lane, parcel: Parcel) -> None:
         """Back to the store, where it is found once its claim is over."""
         lane.settled(parcel.position, tuple(d.number for d in parcel.deliveries))
-        lane.due_at(self._here.now() + timedelta(seconds=5))
+        for delivery in parcel.deliveries:
+            lane.due_at(delivery.key, self._here.now() + timedelta(seconds=5))
 
     def _in_time(self, parcel: Parcel, now: datetime) -> list[Delivery]:
         """Those that are still worth something; the others end here, and are never sent."""
@@ -133,36 +135,34 @@ class Carrying:
                 return MAILBOX, ""  # it had waited until the directory was known
             return None, found.reason or "the directory does not know the destination now"
         if found.first:
-            return self._first(found.addresses, delivery.attempts, asking), ""
+            return self._first(found.addresses, delivery.key, delivery.attempts, asking), ""
         if delivery.address in found.addresses:
             return delivery.address, ""
         # Of several that are all served its own has changed; the first has a delivery of its own.
         others = found.addresses[1:] if is_further(delivery.key) else ()
         return (*others, *found.addresses)[0], ""
 
-    def _first(self, addresses: Sequence[str], attempts: int, asking: str) -> str:
+    def _first(self, addresses: Sequence[str], key: str, attempts: int, asking: str) -> str:
         """The next address after each failure, if its peer can be reached as far as we know."""
         turn = attempts % len(addresses)
         order = (*addresses[turn:], *addresses[:turn])
         for address in order:
-            name = self._lane_name(address)
-            # a closed lane asks for one delivery only, to see whether its peer is back: that one stays there
-            if is_mailbox(address) or name == asking or self._schedule.is_open(name):
+            # one that is left alone asks for one delivery only, to see whether it is back: that one stays there
+            if self._lane_name(address) == asking or self._is_open(address, key):
                 return address
         return order[0]
 
-    def turn_away(self, lane: Lane, position: int, deliveries: Sequence[Delivery], message: Message) -> None:
-        """What came to a lane that is closed and has another address goes there, and does not wait for this peer."""
-        now = self._here.now()
-        for delivery in deliveries:
-            address = self._next(delivery, message, delivery.attempts, now)
-            name = self._lane_name(address) if address else lane.name
-            if name != lane.name:
-                change = attempts.moved(position, delivery, address, name, now=now)
-                self._settling.put_back(lane, delivery, change, name)
+    def leads_elsewhere(self, lane: str, key: str) -> bool:
+        """Whether a destination that is left alone in this lane has another address, one that can be reached."""
+        found = self._directory().resolve(key, release=None, format=None, now=self._here.now())
+        return (
+            found.first
+            and found.state is Standing.USE
+            and any(self._lane_name(one) != lane and self._is_open(one, key) for one in found.addresses)
+        )
 
-    def _next(self, delivery: Delivery, message: Message, attempts: int, now: datetime) -> str:
-        """The address that is its turn, of those that have several of which one is enough; else nothing."""
+    def _next(self, delivery: Delivery, message: Message, now: datetime) -> str:
+        """The address that is its turn after a failure, of those that have several of which one is enough."""
         if delivery.fixed or not delivery.destination:
             return ""
         found = self._directory().resolve(
@@ -170,7 +170,10 @@ class Carrying:
         )
         if found.state is not Standing.USE or not found.first or len(found.addresses) < 2:
             return ""
-        return self._first(found.addresses, attempts, "")
+        return self._first(found.addresses, delivery.key, delivery.attempts + 1, "")
+
+    def _is_open(self, address: str, key: str) -> bool:
+        return is_mailbox(address) or self._schedule.is_open(self._lane_name(address), key)
 
     def _lane_name(self, address: str) -> str:
         if is_mailbox(address):
@@ -217,19 +220,8 @@ class Carrying:
             result = Deferred(note="the channel failed; its log says why")
         took = clock() - started
         self._meter.attempted(lane.name.partition(":")[0], ENDS[type(result)], took)
-        if isinstance(result, Deferred) and result.of_peer:
-            await self._failed(lane, parcel, deliveries, result, at=at, took=took)
-        else:
-            await self._settling.ended(lane, parcel, deliveries, result, at=at, took=took)
-
-    async def _failed(
-        self, lane: Lane, parcel: Parcel, deliveries: list[Delivery], result: Deferred, *, at: datetime, took: float
-    ) -> None:
-        """The peer's trouble: who has another address tries that next, and so do those that stand behind it here."""
-        message, behind = parcel.message, lane.ready
-        after = {d.number: self._next(d, message, d.attempts + 1, at) for d in deliveries}
-        turned = {number: self._lane_name(address) for number, address in after.items() if address}
+        turned: dict[int, str] = {}
+        if isinstance(result, Deferred) and result.of_peer:  # who has another address tries that next
+            after = {d.number: self._next(d, message, at) for d in deliveries}
+            turned = {number: self._lane_name(address) for number, address in after.items() if address}
         await self._settling.ended(lane, parcel, deliveries, result, at=at, took=took, turned=turned)
-        if not lane.is_open:
-            for one in behind:
-                self.turn_away(lane, one.position, one.deliveries, one.message)

@@ -1,48 +1,36 @@
-"""A lane: what goes to one peer, how much of it at once, and whether the peer is to be left alone for now."""
+"""A lane: what goes to one peer, how much of it at once, in whose turn, and who is to be left alone for now.
+
+Within a lane each destination has a queue of its own, and they take turns (`ready`), so that one destination's trouble
+is its own also behind a gateway.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
+import msgspec
 import structlog
 
-from broker.core.message import Message
+from broker.core.circuit import ALL_WELL, WELL, Health, Sign, destination_after, peer_after
+from broker.core.hold import Hold
 from broker.core.policy import LanePolicy
-from broker.store import Delivery
+from broker.flow.agenda import Agenda
+from broker.flow.queue import Parcel, Queue
+from broker.flow.ready import LOW, READY, Ready
 
 log = structlog.get_logger("broker.lane")
 
-READY = 512  # parcels in memory: beyond, the store remembers them
-READY_BYTES = 8 << 20
+AT_ONCE = 64  # destinations that the store is asked for at once
 ALL = 0  # in place of a number; those of deliveries begin at 1
 CLAIMED_FOR = timedelta(seconds=10)  # what the store handed out is not due again before; a crash costs that delay
 IDLE = 5.0  # seconds that a worker stays for the next parcel before it ends
 
 
-class Parcel:
-    """Deliveries of one message that share an address: they leave in one transmission."""
-
-    __slots__ = ("body", "deliveries", "message", "position", "snapshot")
-
-    def __init__(
-        self, position: int, deliveries: list[Delivery], message: Message, body: bytes | None, snapshot: str | None
-    ) -> None:
-        self.position = position
-        self.deliveries = deliveries
-        self.message = message
-        self.body = body  # None: read from the store when it is sent
-        self.snapshot = snapshot  # version of the directory that the addresses are from
-
-    @property
-    def size(self) -> int:
-        return len(self.body) if self.body is not None else 0
-
-
 class Lane:
-    """Hands parcels to as many workers as its policy allows; closes when the peer is in trouble, then probes it."""
+    """Hands parcels to as many workers as its policy allows, destination by destination."""
 
     def __init__(
         self,
@@ -50,77 +38,103 @@ class Lane:
         *,
         now: Callable[[], datetime],
         attempt: Callable[[Lane, Parcel], Awaitable[None]],
-        start: Callable[[Awaitable[None], str], None],
+        start: Callable[[Awaitable[None], str], object],
         more: Callable[[Lane], None],
+        rests: Callable[[Lane, str], None],
     ) -> None:
         self.name = name
         self.policy = LanePolicy()
-        self.next_due: datetime | None = None  # when the store is to be asked for more
         self.known: set[tuple[int, int]] = set()  # position and number of all that is in memory, until it is settled
         self.gone: set[tuple[int, int]] | None = None  # ended or withdrawn while the store is asked for what is due
         self.under_way: dict[int, set[int]] = {}  # position: numbers
-        self.closed_until: datetime | None = None
-        self.reason = ""
-        self.ends = False  # the broker stops: what is under way is finished, nothing is begun
-        self.held_back = False  # something due at once stands in the store only
-        self._troubles = 0
-        self._probed_until = datetime.min.replace(tzinfo=UTC)
+        self.peer = ALL_WELL
+        self.hold: Hold | None = None  # while an operator lets nothing go
+        self.ready = Ready()
+        self.ready.concurrent = self.policy.concurrent
+        self._agenda = Agenda()
+        self._is_shut = False  # held, or the broker stops: nothing is begun
+        self._ends = False  # the broker stops: what is under way is finished, nothing is begun
+        self._reason = ""
         self._now = now
         self._attempt = attempt
         self._start = start
         self._more = more  # asks for what the store has
-        self._ready: deque[Parcel] = deque()
-        self._bytes = 0
+        self._rests = rests  # told of a destination that waits and is left alone
+        self._ill: set[Queue] = set()  # whose health is not well
+        self._probes = 0  # of them and of those that are ready: sent although the peer is left alone
+        self._probing: set[str] = set()  # destinations that the store is being asked for in order to probe
+        self._kept_out = False  # something may be due that there was no room for
         self._workers = 0
+        self._woken = 0  # workers that have been called and are not at work yet
         self._idle: deque[asyncio.Future[None]] = deque()
         self._next_slot = 0.0  # loop time from which the rate allows an attempt
 
+    def under(self, policy: LanePolicy) -> None:
+        """The newest message's word on how this lane is run."""
+        if policy is not self.policy:
+            self.policy = policy
+            self.ready.concurrent = policy.concurrent
+
     # -- what comes in
 
-    @property
-    def is_open(self) -> bool:
-        return self.closed_until is None
-
-    @property
-    def waiting(self) -> int:
-        return len(self._ready)
-
-    @property
-    def ready(self) -> tuple[Parcel, ...]:
-        """What is in memory and not begun."""
-        return tuple(self._ready)
-
-    @property
-    def has_room(self) -> bool:
-        return len(self._ready) < READY and self._bytes < READY_BYTES
-
-    def offer(self, parcel: Parcel) -> bool:
+    def offer(self, parcel: Parcel, key: str) -> bool:
         """Takes a parcel into memory; False where it has to wait in the store."""
-        if not self.is_open or not self.has_room:
-            self.held_back = True
+        queue = self._agenda.queue(key)
+        if not self._takes(queue) or not self.ready.has_room(queue, parcel.priority):
+            queue.held_back = True
             return False
-        self.put(parcel)
+        self._put(parcel, queue)
         return True
 
-    def put(self, parcel: Parcel) -> None:
-        self._ready.append(parcel)
-        self._bytes += parcel.size
-        self.known.update((parcel.position, delivery.number) for delivery in parcel.deliveries)
-        self._wake_worker()
+    def put(self, parcel: Parcel, key: str) -> bool:
+        """Takes what the store handed out; False where things have changed since it was asked."""
+        queue = self._agenda.queue(key)
+        if not self._takes(queue) and (self._is_shut or key not in self._probing):
+            return False
+        self._put(parcel, queue)
+        return True
 
-    def due_at(self, due: datetime) -> None:
-        """Something of this lane is due then, in the store."""
-        if self.next_due is None or due < self.next_due:
-            self.next_due = due
+    def _put(self, parcel: Parcel, queue: Queue) -> None:
+        if self.peer.until is not None:
+            parcel.is_probe = True
+            self._probes += 1
+        self.known.update([(parcel.position, delivery.number) for delivery in parcel.deliveries])
+        self.ready.put(parcel, queue)
+        if queue.under_way < self.ready.allowed:
+            self._wake_worker()
+
+    def _takes(self, queue: Queue) -> bool:
+        """Whether something for this destination may set out at once."""
+        if self._is_shut:
+            return False
+        until, peer = queue.health.until, self.peer.until
+        if until is None and peer is None:
+            return True
+        rests, now = self._rests_until(queue), self._now()  # if that is over, this one is the probe
+        if self._probing or (rests is not None and rests > now):
+            return False
+        return not (until is not None and (queue.count or queue.under_way)) and not (peer is not None and self._probes)
+
+    def due_at(self, key: str, due: datetime) -> None:
+        """Something of a destination is due then, in the store."""
+        self._enter(self._agenda.queue(key), due)
+
+    def _enter(self, queue: Queue, due: datetime) -> None:
+        """Whoever is left alone is not due before that is over; then those that waited longest come first."""
+        rests = self._rests_until(queue)
+        if rests is not None and rests > due:
+            queue.held_back = True
+            due = rests
+            self._rests(self, queue.key)
+        self._agenda.enter(queue, due)
 
     def forget(self, position: int, number: int | None = None) -> None:
         """Takes deliveries of a message (or one) out of what waits in memory."""
         if self.gone is not None:
             self.gone.add((position, ALL if number is None else number))
-        for parcel in self._ready:
+        for parcel in self.ready:
             if parcel.position == position:
-                gone = [d for d in parcel.deliveries if number is None or d.number == number]
-                for delivery in gone:
+                for delivery in [d for d in parcel.deliveries if number is None or d.number == number]:
                     parcel.deliveries.remove(delivery)
                     self.known.discard((position, delivery.number))
 
@@ -130,33 +144,39 @@ class Lane:
         while self._idle:
             future = self._idle.popleft()
             if not future.done():
+                self._woken += 1
                 future.set_result(None)
                 return
         if self._workers < self.policy.concurrent:
             self._workers += 1
+            self._woken += 1
             self._start(self._work(), f"lane {self.name}")
 
     async def _work(self) -> None:
+        self._woken -= 1
         try:
             while True:
-                if not self._ready:
+                if self.ready.count and self.policy.rate > 0:
+                    await self._pace()
+                parcel = self.ready.pick()
+                if parcel is None:
                     if not await self._rest():
                         break
                     continue
-                if self.policy.rate > 0:
-                    await self._pace()
-                    if not self._ready:
-                        continue
-                parcel = self._ready.popleft()
-                self._bytes -= parcel.size
-                if parcel.deliveries:
-                    await self._one(parcel)
-                if self.held_back and len(self._ready) < READY // 2 and self.is_open:
-                    self._more(self)
+                if self.ready.count:
+                    self._others(parcel)
+                await self._one(parcel)
         finally:
             self._workers -= 1
-        if self._ready:  # it ended while something came in
+        if self.ready.may_go_on():  # it ended while something came in
             self._wake_worker()
+
+    def _others(self, parcel: Parcel) -> None:
+        """While one worker goes, another may find something that it may take, and there is room for more."""
+        if not self._woken and self.ready.may_go_on(but=parcel.queue):
+            self._wake_worker()
+        if self._kept_out and not self.ready.is_full and self.ask_again(self._now()):
+            self._more(self)
 
     async def _rest(self) -> bool:
         """Waits for work; False when none came for a while."""
@@ -166,7 +186,10 @@ class Lane:
             async with asyncio.timeout(IDLE):
                 await future
         except TimeoutError:
-            return bool(self._ready)
+            if future.done() and not future.cancelled():
+                self._woken -= 1
+            return self.ready.may_go_on()
+        self._woken -= 1
         return True
 
     async def _pace(self) -> None:
@@ -177,16 +200,27 @@ class Lane:
             await asyncio.sleep(slot - clock())
 
     async def _one(self, parcel: Parcel) -> None:
-        numbers = {delivery.number for delivery in parcel.deliveries}
-        self.under_way.setdefault(parcel.position, set()).update(numbers)
-        try:
-            await self._attempt(self, parcel)
-        finally:
-            left = self.under_way[parcel.position] - numbers
-            if left:
-                self.under_way[parcel.position] = left
-            else:
-                del self.under_way[parcel.position]
+        queue = parcel.queue
+        if parcel.deliveries:
+            numbers = {delivery.number for delivery in parcel.deliveries}
+            self.under_way.setdefault(parcel.position, set()).update(numbers)
+            queue.under_way += 1
+            self.ready.busy += 1
+            try:
+                await self._attempt(self, parcel)
+            finally:
+                self.ready.busy -= 1
+                queue.under_way -= 1
+                left = self.under_way[parcel.position] - numbers
+                if left:
+                    self.under_way[parcel.position] = left
+                else:
+                    del self.under_way[parcel.position]
+        if parcel.is_probe:
+            self._probes -= 1
+        if queue.held_back and queue.count < READY // LOW:
+            self._enter(queue, self._now())
+            self._more(self)
 
     def settled(self, position: int, numbers: tuple[int, ...], *, ended: bool = False) -> None:
         for number in numbers:
@@ -199,61 +233,209 @@ class Lane:
         name = (position, number)
         return name in self.known or (self.gone is not None and (name in self.gone or (position, ALL) in self.gone))
 
-    # -- the peer's health
+    # -- the health of the peer and of its destinations
 
-    def trouble(self, note: str) -> None:
-        """An attempt failed for reasons that are the whole peer's."""
-        self._troubles += 1
-        if self._troubles < self.policy.open_after:
-            return
-        if self.is_open:
-            log.warning("lane closed", lane=self.name, reason=note, troubles=self._troubles)
-        self.close(self._now() + self.policy.probe, note)
+    def fine(self, parcel: Parcel) -> None:
+        """The destination answered: whatever it said, it is there, and so is its peer."""
+        if self._ill or self.peer is not ALL_WELL:
+            self._learn(parcel, Sign.ANSWERED, "", None)
 
-    def close(self, until: datetime, reason: str) -> None:
-        """What waits in memory goes back to the store; at `until` one attempt probes the peer."""
-        self.closed_until, self.reason = until, reason
-        for parcel in self._ready:
-            self.settled(parcel.position, tuple(delivery.number for delivery in parcel.deliveries))
-        self._ready.clear()
-        self._bytes = 0
-        self.held_back = True
-        self.next_due = until
+    def trouble(self, parcel: Parcel, sign: Sign, note: str, asked: timedelta | None) -> None:
+        """An attempt failed for reasons that are not its message's; `asked`: the peer's word on when to come again."""
+        self._learn(parcel, sign, note, asked)
 
-    def fine(self) -> None:
-        """The peer answered: whatever it said, it is there."""
-        self._troubles = 0
-        if not self.is_open and not self.ends:
+    def _learn(self, parcel: Parcel, sign: Sign, note: str, asked: timedelta | None) -> None:
+        now, policy = self._now(), self.policy
+        keys = {parcel.queue.key, *(delivery.key for delivery in parcel.deliveries)}
+        for key in keys:
+            queue = self._agenda.queue(key)
+            health = destination_after(
+                queue.health, sign, now=now, open_after=policy.open_after, probe=policy.probe, asked=asked
+            )
+            if health is not queue.health:
+                self._destination_is(queue, health, note, now)
+        was = self.peer
+        self.peer = peer_after(was, sign, keys, now=now, open_after=policy.open_after, probe=policy.probe)
+        if self.peer.until is not None:
+            self._reason = note
+            if was.until is None:
+                log.warning("lane closed", lane=self.name, reason=note, until=self.peer.until.isoformat())
+                self._put_back_all(now)
+        elif was.until is not None:
+            self._reason = ""
             log.info("lane open", lane=self.name)
-            self.closed_until, self.reason = None, ""
+            self._resume(now)
+
+    def _destination_is(self, queue: Queue, health: Health, note: str, now: datetime) -> None:
+        was, queue.health = queue.health, health
+        if health is WELL:
+            self._ill.discard(queue)
+        else:
+            self._ill.add(queue)
+        if health.until is not None:
+            if was.until is None:
+                log.warning("destination left alone", lane=self.name, destination=queue.key, reason=note)
+            queue.reason = note
+            self._put_back(queue)
+            queue.next_due = None
+            self._agenda.enter(queue, health.until)
+            self._rests(self, queue.key)
+        elif was.until is not None:
+            log.info("destination answers again", lane=self.name, destination=queue.key)
+            queue.reason = ""
+            self._enter(queue, now)
             self._more(self)
 
-    def wants_probe(self) -> bool:
-        """Whether one delivery is to come here, to see if the peer is back; says so once each time.
+    def forgives(self, key: str) -> None:
+        """Its address has changed: what a destination was left alone for may be over."""
+        queue = self._agenda.known(key)
+        if queue is not None and queue.health is not WELL:
+            self._destination_is(queue, WELL, "", self._now())
+        if key in self.peer.tried:
+            self.peer = msgspec.structs.replace(self.peer, tried=self.peer.tried - {key})
 
-        What has several addresses would otherwise never find out that the first works again.
-        """
-        now = self._now()
-        if self.closed_until is None or self.closed_until > now or self.known or now < self._probed_until:
-            return False
-        self._probed_until = now + self.policy.probe
-        return True
+    def _put_back(self, queue: Queue) -> None:
+        """What waits in memory for a destination goes back to the store, which has never lost it."""
+        for parcel in self.ready.empty(queue):
+            self.settled(parcel.position, tuple(delivery.number for delivery in parcel.deliveries))
+            self._probes -= parcel.is_probe
+
+    def _put_back_all(self, now: datetime) -> None:
+        for queue in self.ready.queues():
+            self._put_back(queue)
+            self._enter(queue, now)
+
+    def _resume(self, now: datetime) -> None:
+        """Whoever had to wait for the lane is due now; those that are left alone wait for their own time."""
+        for queue in self._agenda:
+            if queue.held_back:
+                self._enter(queue, now)
+        self._more(self)
+
+    # -- what an operator says
+
+    def holds(self, hold: Hold) -> None:
+        """Nothing sets out any more; what is under way is finished."""
+        if self.hold is None:
+            log.info("lane held", lane=self.name, reason=hold.reason)
+        self.hold, self._is_shut = hold, True
+        self._put_back_all(self._now())
+
+    def resumes(self) -> None:
+        if self.hold is not None:
+            log.info("lane resumed", lane=self.name)
+            self.hold, self._is_shut = None, self._ends
+            self._resume(self._now())
+
+    def end(self) -> None:
+        """The broker stops."""
+        self._ends = self._is_shut = True
+        self._put_back_all(self._now())
+
+    # -- what others ask
 
     @property
-    def limit(self) -> int:
-        """How much to take from the store now: one probe while closed."""
-        return 1 if not self.is_open else READY // 4
+    def waiting(self) -> int:
+        """Parcels that are ready."""
+        return self.ready.count
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anything goes to this peer now."""
+        return self.peer.until is None and self.hold is None
+
+    def is_open_for(self, key: str) -> bool:
+        """Whether something for this destination would set out at once, be it to see whether the peer is back."""
+        queue = self._agenda.known(key)
+        if queue is not None:
+            return self._takes(queue)
+        until = self.peer.until
+        return not self._is_shut and (until is None or (until <= self._now() and not self._probes))
+
+    @property
+    def closed_until(self) -> datetime | None:
+        return self.peer.until
+
+    @property
+    def reason(self) -> str:
+        return self.hold.reason if self.hold is not None else self._reason
+
+    @property
+    def left_alone(self) -> tuple[tuple[str, datetime, str], ...]:
+        """The destinations that are left alone: key, until when, why."""
+        return tuple([
+            (queue.key, queue.health.until, queue.reason) for queue in self._ill if queue.health.until is not None
+        ])  # fmt: skip
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it has nothing to do and nothing to remember."""
+        return not (self.known or self.under_way or self._ill or self.hold) and (
+            self.peer is ALL_WELL and self.next_due is None
+        )
+
+    # -- what is asked of the store
+
+    @property
+    def next_due(self) -> datetime | None:
+        return self._agenda.first()
 
     @property
     def asks_at(self) -> datetime | None:
         """When the store is to be asked, as things stand; whoever is at work asks by itself once there is room."""
-        if self.next_due is None:
+        due = self._agenda.first()
+        if due is None or self._is_shut:
             return None
-        if self.closed_until is None:
-            return self.next_due if self.has_room else None
-        return None if self.known else max(self.next_due, self.closed_until)  # one probe at a time
+        if self.peer.until is None:
+            return None if self.ready.is_full else due
+        if self._probes:  # one at a time
+            return None
+        return max(due, self.peer.until) if self.peer.nobody_may_be_tried else due
 
     def ask_again(self, now: datetime) -> bool:
         """Whether the store has something for this lane that may be tried now."""
         at = self.asks_at
+        self._kept_out = at is None and self.ready.is_full
         return at is not None and at <= now
+
+    def wanted(self, now: datetime) -> dict[str, int]:
+        """For which destinations the store is to be asked now, and for how much of each."""
+        limits: dict[str, int] = {}
+        while len(limits) < AT_ONCE and self.ask_again(now):
+            queue = self._agenda.take()
+            rests = self._rests_until(queue)
+            if rests is not None and rests > now:
+                self._enter(queue, now)
+            elif queue.count >= READY // LOW or (queue.is_left_alone and (queue.count or queue.under_way)):
+                queue.held_back = True  # until there is room, or its probe has ended
+            elif rests is not None:
+                self._agenda.is_asked(queue)
+                limits[queue.key] = 1
+                self._probing.add(queue.key)
+                if self.peer.until is not None:
+                    break
+            else:
+                self._agenda.is_asked(queue)
+                limits[queue.key] = READY
+        many = len(limits) or 1
+        share = max(min((READY - self.waiting) // (many + 1), READY // 4 // many), 1)
+        return {key: min(limit, share) for key, limit in limits.items()}
+
+    def _rests_until(self, queue: Queue) -> datetime | None:
+        """When a destination may be tried; None where neither it nor its peer is left alone."""
+        until, peer = queue.health.until, self.peer.until
+        if peer is None:
+            return until
+        if self.peer.may_be_tried(queue.key):
+            peer = self._now()
+        return peer if until is None else max(until, peer)
+
+    def asked(self, counts: dict[str, int], limits: dict[str, int], next_due: dict[str, datetime]) -> None:
+        """The store has answered: so much that is new for each, and when the rest is due."""
+        now = self._now()
+        self._probing.clear()
+        for key, due in next_due.items():
+            queue = self._agenda.queue(key)
+            self._enter(queue, max(due, now))
+            if counts.get(key, 0) >= limits[key]:
+                queue.held_back = True

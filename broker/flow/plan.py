@@ -16,15 +16,19 @@ from broker.core.outcome import NoRoute, Who
 from broker.core.policy import Order, Policy
 from broker.core.routing import Decision, Route
 from broker.core.stream import key_of
+from broker.core.turns import within
 from broker.plugins import MAILBOX, Channels, is_mailbox
 from broker.store import NewDelivery
 
 
 class Planning:
-    def __init__(self, *, channels: Channels, is_open: Callable[[str], bool], wall: Callable[[], datetime]) -> None:
+    def __init__(
+        self, *, channels: Channels, is_open: Callable[[str, str], bool], wall: Callable[[], datetime]
+    ) -> None:
         self._channels = channels
         self._wall = wall  # the machine's clock: that of senders, as far as we can know
-        self._is_open = is_open  # whether a lane is open: of several addresses the first that works is taken
+        # whether a lane is open for a destination: of several addresses the first that works is taken
+        self._is_open = is_open
 
     def deliveries(self, route: Route, message: Message, *, now: datetime) -> tuple[Route, tuple[NewDelivery, ...]]:
         """The deliveries of a route; an address that no channel of ours can use refuses its own destination only."""
@@ -48,7 +52,7 @@ class Planning:
             return [self.to("", name, key, decision, message, now=now, state=State.LOGGED, expects=False)]
         if decision.hold or not decision.addresses:
             return [self.to("", name, key, decision, message, now=now, state=State.WAITING, expects=expects)]
-        addresses = (self.choose(decision.addresses),) if decision.first else decision.addresses
+        addresses = (self.choose(decision.addresses, key),) if decision.first else decision.addresses
         return [
             # the unit of effect is message and destination; where all addresses of one are served, each is a unit
             self.to(address, name, key if i == 0 else f"{key}\n{address}", decision, message, now=now,
@@ -56,11 +60,11 @@ class Planning:
             for i, address in enumerate(addresses)
         ]  # fmt: skip
 
-    def choose(self, addresses: Sequence[str]) -> str:
+    def choose(self, addresses: Sequence[str], key: str) -> str:
         """The first whose peer is reachable as far as we know; the first of all where none is."""
         usable = [address for address in addresses if self.can_use(address)]
         for address in usable:
-            if is_mailbox(address) or self._is_open(self._channels.lane_of(address)):
+            if is_mailbox(address) or self._is_open(self._channels.lane_of(address), key):
                 return address
         return (*usable, *addresses)[0]
 
@@ -90,7 +94,7 @@ class Planning:
         mailbox = mailbox_of(address, name)
         if mailbox is not None:
             state = State.DONE  # the accepting commit is the delivery
-        given = message.envelope.expirytime
+        given, wished = message.envelope.expirytime, message.envelope.priority
         if given is not None and (wall := self._wall()) < now:
             given += now - wall  # over only once both clocks say so; ours is ahead (decision 0008)
         give_up = now + policy.retry.give_up
@@ -109,6 +113,7 @@ class Planning:
             unread_by=now + policy.unread if mailbox is not None else None,
             answer=AnswerState.OPEN if expects else AnswerState.NONE,
             answer_by=now + policy.answer_within if expects else None,
+            priority=policy.priority if wished is None else within(wished),
             stream=stream,
         )
 

@@ -253,11 +253,11 @@ class Responding:
             pending = found if found.pending else None
             # the default gateway is for strangers' names, and who sends through us is none
             if self._leads_back(found) and found.how is not How.DEFAULT:
-                return self._planning.choose(found.addresses), found
+                return self._planning.choose(found.addresses, name_key(request.source)), found
         if request.envelope.via:
             found = self._look_up(request.envelope.via[-1])
             if self._leads_back(found):
-                return self._planning.choose(found.addresses), None
+                return self._planning.choose(found.addresses, name_key(request.envelope.via[-1])), None
         if pending is not None:  # it may have an address: whether it reads a mailbox instead is not known yet
             return "", pending
         return (MAILBOX if request.source is not None else None), None

@@ -12,6 +12,7 @@ import structlog
 
 from broker.channel import Accept, Arrival, Asked, Deferred, Delivered, Peer, Refused
 from broker.core.addressing import name_key
+from broker.core.circuit import Sign
 from broker.core.delivery import Event, State, Step
 from broker.core.fhir.header import Header
 from broker.core.identity import identity
@@ -21,10 +22,11 @@ from broker.core.policy import Order, Policy
 from broker.flow import attempt as attempts
 from broker.flow.callers import Callers
 from broker.flow.here import Here
-from broker.flow.lane import CLAIMED_FOR, Lane, Parcel
+from broker.flow.lane import CLAIMED_FOR, Lane
 from broker.flow.letter import message_of, opened
 from broker.flow.meter import Meter
 from broker.flow.notify import Followers
+from broker.flow.queue import Parcel
 from broker.flow.report import Reports
 from broker.store import (
     Change,
@@ -63,11 +65,11 @@ class Schedule(Protocol):
     """Where deliveries wait, as an attempt and its end know it."""
 
     def lane(self, name: str) -> Lane: ...
-    def is_open(self, name: str) -> bool: ...
+    def is_open(self, name: str, key: str) -> bool: ...
     def poke(self) -> None: ...
     def take(self, kept: Kept, new: NewMessage) -> None: ...
-    def released(self, lanes: Sequence[str]) -> None: ...
-    def spawn(self, work: Awaitable[None], name: str) -> None: ...
+    def released(self, queues: Sequence[tuple[str, str]]) -> None: ...
+    def spawn(self, work: Awaitable[None], name: str) -> object: ...
 
 
 class Settling:
@@ -116,16 +118,18 @@ class Settling:
         if isinstance(result, Deferred):
             step = told(Event.DEFERRED, result.note, left=result.left)
             if result.of_peer:
-                lane.trouble(result.note)
+                unreached = not result.left and result.status is None
+                sign = Sign.NO_CONNECTION if unreached else Sign.TROUBLE
+                lane.trouble(parcel, sign, result.note, result.retry_after)
             else:
-                lane.fine()
+                lane.fine(parcel)
             now, dice = self._here.now(), self._here.dice()  # once for all: what left together leaves together again
             for delivery in deliveries:
                 to = turned.get(delivery.number)
                 end = attempts.deferred(position, delivery, result, step, now=now, dice=dice, lane=to)
                 self.settle(lane, [delivery], parcel.message, end)
             return
-        lane.fine()
+        lane.fine(parcel)
         if isinstance(result, Refused):
             step = told(Event.REFUSED, result.note)
             self.settle(lane, deliveries, parcel.message, attempts.refused(position, deliveries, result, step))
@@ -221,7 +225,8 @@ class Settling:
         lane.settled(position, numbers, ended=end.outcome is not None)
         if done.cancelled() or done.exception() is not None:
             log.error("an attempt's end could not be written", id=self._here.ids.of(position))
-            lane.due_at(self._here.now() + CLAIMED_FOR)
+            for delivery in deliveries:
+                lane.due_at(delivery.key, self._here.now() + CLAIMED_FOR)
             return
         settled = done.result()
         if settled.released:
@@ -229,7 +234,8 @@ class Settling:
         if end.outcome is None:
             if end.change.due is not None:
                 to = lane if end.change.lane is None else self._schedule.lane(end.change.lane)
-                to.due_at(max(end.change.due, to.closed_until or end.change.due))
+                for delivery in deliveries:
+                    to.due_at(delivery.key, end.change.due)
                 self._schedule.poke()
             return
         self._count(deliveries[0], end, position)
@@ -300,7 +306,7 @@ class Settling:
             if change.mailbox is not None:
                 self._followers.wake(change.mailbox, delivery.position)
             if change.state is State.WAITING and change.due is not None:
-                self._schedule.lane(lane.name if to is None else to).due_at(change.due)
+                self._schedule.lane(lane.name if to is None else to).due_at(delivery.key, change.due)
                 self._schedule.poke()
 
         self._store.settle(Settlement(change=change)).add_done_callback(written)

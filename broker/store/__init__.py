@@ -8,7 +8,7 @@ reader never passes a position below which a commit may still come.
 from __future__ import annotations
 
 from asyncio import Future
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -16,6 +16,7 @@ import msgspec
 
 from broker.core.delivery import AnswerState, Outcome, State, Step
 from broker.core.fhir.header import Format, Release
+from broker.core.hold import Hold
 from broker.core.message import Fate, Message
 from broker.core.policy import Policy
 
@@ -39,6 +40,7 @@ class NewDelivery(msgspec.Struct, frozen=True, kw_only=True):
     fixed: bool = False  # the address is a rule's, not the directory's: it is not looked up anew
     mailbox: str | None = None  # comparison key of the mailbox that it is put in
     unread_by: datetime | None = None  # mailbox: when the source hears that nobody has read it
+    priority: int = 0  # the higher goes first among what is due in its lane
     answer: AnswerState = AnswerState.NONE
     answer_by: datetime | None = None
     stream: bytes | None = None  # core.stream, where a rule asks for order: the store says whose turn it is
@@ -66,7 +68,7 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     numbers: tuple[int, ...]  # of its deliveries, in the order given
     answered: bool = False  # `answers` was still open, and is closed now
     behind: tuple[int, ...] = ()  # numbers of those that wait for another of their stream, whatever they were to be
-    released: tuple[str, ...] = ()  # lanes of what is due at once now, since what went before it in its stream ended
+    released: tuple[tuple[str, str], ...] = ()  # lane and destination of what has its turn in its stream now
 
     @property
     def ready(self) -> tuple[int, ...]:
@@ -107,6 +109,7 @@ class Delivery(msgspec.Struct, kw_only=True):
     ended: datetime | None
     steps: tuple[Step, ...]
     outcome: Outcome | None = None
+    priority: int = 0
 
     @property
     def is_behind(self) -> bool:
@@ -115,10 +118,10 @@ class Delivery(msgspec.Struct, kw_only=True):
 
 
 class Claimed(msgspec.Struct, frozen=True, kw_only=True):
-    """What is due in a lane; until the time given with the claim it is not due again."""
+    """What is due for some destinations of a lane; until the time given with the claim it is not due again."""
 
     deliveries: tuple[Delivery, ...]
-    next_due: datetime | None  # of what is left in the lane
+    next_due: dict[str, datetime]  # by destination: of what is left there
 
 
 class Stored(msgspec.Struct, frozen=True, kw_only=True):
@@ -156,18 +159,18 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True):
 class Settled(msgspec.Struct, frozen=True, kw_only=True):
     changed: int  # deliveries that really changed
     came: Kept | Copy | None = None
-    released: tuple[str, ...] = ()  # as with Kept
+    released: tuple[tuple[str, str], ...] = ()  # as with Kept
 
 
 class Released(msgspec.Struct, frozen=True, kw_only=True):
-    """An operator's word was followed; in these lanes something is due at once now."""
+    """An operator's word was followed; in these lanes, for these destinations something is due at once now."""
 
-    lanes: tuple[str, ...]
+    queues: tuple[tuple[str, str], ...]
 
 
 class Withdrawn(msgspec.Struct, frozen=True, kw_only=True):
     numbers: tuple[int, ...]
-    released: tuple[str, ...] = ()  # as with Kept
+    released: tuple[tuple[str, str], ...] = ()  # as with Kept
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
@@ -202,6 +205,22 @@ class Note(msgspec.Struct, frozen=True, kw_only=True):
     what: str
     text: str = ""
     who: str = ""
+
+
+class Due(msgspec.Struct, frozen=True, kw_only=True):
+    """A destination for which something waits in a lane, and when the first of it is due."""
+
+    lane: str
+    key: str
+    due: datetime
+
+
+class Queued(msgspec.Struct, frozen=True, kw_only=True):
+    """A destination for which something waits in a lane, by its name."""
+
+    lane: str
+    key: str
+    name: str  # as one of those that wait writes it
 
 
 class Waiting(msgspec.Struct, frozen=True, kw_only=True):
@@ -294,12 +313,18 @@ class Store(Protocol):
     def add(
         self, position: int, deliveries: Sequence[NewDelivery], whole: tuple[bytes, bytes] | None = None
     ) -> Future[Kept]: ...
-    def claim(self, lane: str, now: datetime, fresh: datetime, until: datetime, limit: int) -> Future[Claimed]: ...
+    def claim(
+        self, lane: str, wanted: Mapping[str, int], now: datetime, fresh: datetime, until: datetime
+    ) -> Future[Claimed]: ...
     def withdraw(self, position: int, at: datetime, why: str, under_way: Collection[int]) -> Future[Withdrawn]: ...
     def redrive(self, position: int, number: int, at: datetime, expiry: datetime) -> Future[Released | None]: ...
     def drop(self, position: int, number: int, at: datetime, why: str) -> Future[Released | None]: ...
     def resume(self, position: int, number: int, at: datetime) -> Future[Released | None]: ...
-    def wake(self, names: Sequence[tuple[int, int]], due: datetime) -> Future[int]: ...
+    def wake(
+        self, lane: str, key: str, due: datetime, limit: int, but: Collection[tuple[int, int]] = ()
+    ) -> Future[int]: ...
+    def hold_lane(self, hold: Hold) -> Future[None]: ...
+    def resume_lane(self, lane: str) -> Future[bool]: ...
     def missing(self, position: int, number: int, at: datetime, report: NewMessage | None) -> Future[Settled]: ...
     def unread(self, mailbox: str, position: int, report: NewMessage | None) -> Future[Settled]: ...
     def note(self, position: int, note: Note) -> Future[None]: ...
@@ -321,10 +346,12 @@ class Store(Protocol):
     async def find(self, ids: Sequence[str], limit: int) -> tuple[int, ...]: ...
     async def quoted(self, ids: Sequence[str], limit: int) -> tuple[Open, ...]: ...
     async def lanes(self) -> tuple[Waiting, ...]: ...
+    async def schedule(self) -> tuple[Due, ...]: ...
+    async def queued(self) -> tuple[Queued, ...]: ...
+    async def holds(self) -> tuple[Hold, ...]: ...
     async def expired(self, now: datetime, limit: int) -> tuple[Delivery, ...]: ...
     async def unanswered(self, now: datetime, limit: int) -> tuple[Delivery, ...]: ...
     async def unread_mail(self, now: datetime, limit: int) -> tuple[tuple[str, int], ...]: ...
-    async def waiting_names(self) -> tuple[tuple[int, int, str], ...]: ...
     async def read(
         self, mailbox: str | None, after: int, limit: int, wanted: Filter, newest_first: bool, max_bytes: int
     ) -> MailboxPage: ...
@@ -344,7 +371,7 @@ class Store(Protocol):
 
 
 __all__ = [
-    "BEHIND", "Change", "Copy", "Counts", "Cutoffs", "DeadLetter", "Delivery", "Fate", "Filter", "Kept", "MailboxEntry",
-    "MailboxPage", "MailboxStatus", "NewDelivery", "NewMessage", "Note", "Open", "Place", "Released", "Removed",
-    "Settled", "Settlement", "Store", "StoreError", "Stored", "Stream", "Waiting", "Withdrawn",
+    "BEHIND", "Change", "Copy", "Counts", "Cutoffs", "DeadLetter", "Delivery", "Due", "Fate", "Filter", "Kept",
+    "MailboxEntry", "MailboxPage", "MailboxStatus", "NewDelivery", "NewMessage", "Note", "Open", "Place", "Queued",
+    "Released", "Removed", "Settled", "Settlement", "Store", "StoreError", "Stored", "Stream", "Waiting", "Withdrawn",
 ]  # fmt: skip

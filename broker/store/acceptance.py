@@ -31,7 +31,8 @@ INSERT_MESSAGE = (
 )
 INSERT_DELIVERY = (
     "INSERT INTO delivery (position, number, destination, key, address, lane, state, due, expiry, accepted, policy,"
-    " rule, fixed, mailbox, answer, answer_by, ended, stream, turn) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+    " rule, fixed, mailbox, answer, answer_by, ended, priority, stream, turn)"
+    " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
 )
 INSERT_MAIL = "INSERT OR IGNORE INTO mail (mailbox, position, unread_by) VALUES (?,?,?)"
 
@@ -200,7 +201,7 @@ def _insert(tx: Transaction, position: int, number: int, new: NewDelivery) -> bo
             position, number, new.destination, new.key, new.address, new.lane, new.state, micros(new.due),
             micros(new.expiry), tx.now, tx.policy_id(new.policy), new.rule, new.fixed, mailbox, new.answer,
             None if new.answer_by is None else micros(new.answer_by), None if new.state is State.WAITING else tx.now,
-            new.stream, turn,
+            new.priority, new.stream, turn,
         ),
     )  # fmt: skip
     if mailbox is not None:

@@ -7,16 +7,13 @@ from typing import Any
 import msgspec
 
 from broker.core.delivery import AnswerState, Event, State, Step, story
-from broker.store import Change, Claimed, Copy, NewMessage, Released, Settled, Settlement, Withdrawn, streams
+from broker.store import Change, Copy, NewMessage, Released, Settled, Settlement, Withdrawn, streams
 from broker.store.acceptance import accept, put_into
 from broker.store.rows import (
-    DELIVERY,
     decode_steps,
-    delivery_of,
     encode_outcome,
     encode_steps,
     micros,
-    moment,
 )
 from broker.store.transaction import Transaction
 
@@ -102,31 +99,6 @@ def _write_change(tx: Transaction, what: Change, number: int, row: Sequence[Any]
         streams.ended(tx, row[7], what.position, number, what.state, tx.policies(row[5]).on_refused)
 
 
-def claim(tx: Transaction, lane: str, now: int, fresh: int, until: int, limit: int) -> Claimed:
-    """Hands out what is due in a lane, and what was never tried and is due by `fresh`.
-
-    Until `until` it is not due again, so that a crash is no retry storm.
-    """
-    due = "lane = ? AND state = 0 AND due <= ? AND (due <= ? OR attempts = 0)"
-    rows = tx.db.execute(
-        f"SELECT {DELIVERY} FROM delivery WHERE {due} ORDER BY due, position, number LIMIT ?", (lane, fresh, now, limit)
-    ).fetchall()
-    if len(rows) == limit:  # what shares an address leaves together, so that a message is not cut in two (M-55)
-        taken = {row[1] for row in rows if row[0] == rows[-1][0]}
-        rest = tx.db.execute(
-            f"SELECT {DELIVERY} FROM delivery WHERE {due} AND position = ?", (lane, fresh, now, rows[-1][0])
-        )
-        rows += [row for row in rest if row[1] not in taken]
-    tx.db.executemany(
-        "UPDATE delivery SET due = ? WHERE position = ? AND number = ?", [(until, row[0], row[1]) for row in rows]
-    )
-    next_due = tx.db.execute("SELECT min(due) FROM delivery WHERE lane = ? AND state = 0", (lane,)).fetchone()[0]
-    return Claimed(
-        deliveries=tuple(delivery_of(row, tx.policies) for row in rows),
-        next_due=None if next_due is None else moment(next_due),
-    )
-
-
 def withdraw(tx: Transaction, position: int, at: datetime, why: str, under_way: Collection[int]) -> Withdrawn:
     """Withdraws the deliveries that wait and of which surely nothing has left."""
     rows = tx.db.execute(
@@ -145,12 +117,12 @@ def redrive(tx: Transaction, position: int, number: int, at: datetime, expiry: d
     Where a rule asks for order it joins its stream at the end, since others may have gone past it.
     """
     row = tx.db.execute(
-        "SELECT steps, policy, stream, lane FROM delivery WHERE position = ? AND number = ? AND state = ?",
+        "SELECT steps, policy, stream, lane, key FROM delivery WHERE position = ? AND number = ? AND state = ?",
         (position, number, State.DEAD),
     ).fetchone()
     if row is None:
         return None
-    kept, policy, stream, lane = row
+    kept, policy, stream, lane, key = row
     note = "" if stream is None else "it joins its stream at the end"
     steps = story(decode_steps(kept) if kept else (), Step(at=at, what=Event.REDRIVEN.value, note=note))
     answer_by = micros(at + tx.policies(policy).answer_within)
@@ -166,10 +138,10 @@ def redrive(tx: Transaction, position: int, number: int, at: datetime, expiry: d
         ),
     )  # fmt: skip
     if stream is None:
-        return Released(lanes=(lane,))
+        return Released(queues=((lane, key),))
     streams.let_go(tx, stream, position, number)
     streams.advance(tx, stream)
-    return Released(lanes=tx.take_released())
+    return Released(queues=tx.take_released())
 
 
 def drop(tx: Transaction, position: int, number: int, at: datetime, why: str) -> Released | None:
@@ -180,7 +152,7 @@ def drop(tx: Transaction, position: int, number: int, at: datetime, why: str) ->
     if stream:
         streams.let_go(tx, stream, position, number)
         streams.advance(tx, stream)
-    return Released(lanes=tx.take_released())
+    return Released(queues=tx.take_released())
 
 
 def resume(tx: Transaction, position: int, number: int, at: datetime) -> Released | None:
@@ -208,20 +180,6 @@ def _leave(tx: Transaction, position: int, number: int, state: State, step: Step
         (state, encode_steps(steps), position, number),
     )
     return row[1] or b""
-
-
-def wake(tx: Transaction, names: Sequence[tuple[int, int]], due: int) -> int:
-    """What waits for a name that changed is due now, in the lane of no peer: the old one's may be closed.
-
-    There its address is looked up, and it joins the lane of the peer that it has now. What waits behind another of its
-    stream goes on waiting.
-    """
-    tx.db.executemany(
-        "UPDATE delivery SET due = CASE WHEN due = ?4 THEN due ELSE min(due, ?1) END, lane = ''"
-        " WHERE position = ?2 AND number = ?3 AND state = 0",
-        [(due, position, number, streams.FAR) for position, number in names],
-    )
-    return len(names)
 
 
 def missing(tx: Transaction, position: int, number: int, report: NewMessage | None) -> Settled:

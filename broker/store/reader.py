@@ -37,6 +37,7 @@ class Reader:
         self.claims = claims
         self.policies = Policies(db)
         db.execute("PRAGMA query_only = 1")
+        db.execute("PRAGMA cache_size = -8192")  # a large backlog that is counted fills it, on each connection
 
 
 def stored(reader: Reader, position: int) -> Stored | None:
@@ -136,11 +137,6 @@ def unread_mail(reader: Reader, now: int, limit: int) -> tuple[tuple[str, int], 
         (now, limit),
     )
     return tuple((key, position) for key, position in rows)
-
-
-def waiting_names(reader: Reader) -> tuple[tuple[int, int, str], ...]:
-    rows = reader.db.execute("SELECT position, number, destination FROM delivery WHERE state = 0 AND fixed = 0")
-    return tuple((position, number, name) for position, number, name in rows)
 
 
 def read(

@@ -29,7 +29,7 @@ decode_policy = msgspec.json.Decoder(Policy).decode
 
 DELIVERY = (
     "position, number, destination, key, address, lane, state, due, expiry, accepted, policy, rule, fixed,"
-    " attempts, has_left, answer, answer_by, answered_by, ended, steps, outcome"
+    " attempts, has_left, answer, answer_by, answered_by, ended, steps, outcome, priority"
 )
 STORED = "position, accepted, about, fate, answers, answers_number, body IS NOT NULL OR file IS NOT NULL"
 
@@ -90,6 +90,7 @@ def delivery_of(row: Sequence[Any], policy_of: Callable[[int], Policy]) -> Deliv
         ended=None if row[18] is None else moment(row[18]),
         steps=() if row[19] is None else decode_steps(row[19]),
         outcome=None if row[20] is None else decode_outcome(row[20]),
+        priority=row[21],
     )
 
 

@@ -67,9 +67,10 @@ CREATE TABLE delivery (
     outcome  BLOB,               -- core.delivery.Outcome, once it has ended
     stream   BLOB,               -- core.stream: 16 bytes, where a rule asks for order; what waits behind another
     turn     INTEGER,            -- of its stream is due in the far future, whoever has the lowest turn goes first
+    priority INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (position, number)
 ) WITHOUT ROWID;
-CREATE INDEX delivery_due ON delivery (lane, due) WHERE state = 0;
+CREATE INDEX delivery_due ON delivery (lane, key, priority, due) WHERE state = 0;
 CREATE INDEX delivery_expiry ON delivery (expiry) WHERE state = 0;
 CREATE INDEX delivery_answer ON delivery (answer_by) WHERE answer = 1;
 CREATE INDEX delivery_dead ON delivery (position) WHERE state = 2;
@@ -103,6 +104,14 @@ CREATE TABLE held (
     position INTEGER PRIMARY KEY    -- what retention had to keep, to be looked at again
 );
 
+CREATE TABLE hold (
+    lane     TEXT PRIMARY KEY,   -- to which an operator lets nothing go
+    reason   TEXT NOT NULL,
+    begins   INTEGER NOT NULL,
+    ends     INTEGER,
+    ordered  INTEGER NOT NULL
+) WITHOUT ROWID;
+
 CREATE TABLE note (
     position INTEGER NOT NULL,
     at       INTEGER NOT NULL,
@@ -111,6 +120,16 @@ CREATE TABLE note (
     text     TEXT NOT NULL
 );
 CREATE INDEX note_position ON note (position);
+"""
+
+# From version 2: what waits is found by lane and destination, and in the order of priority; lanes can be held.
+LANES = """
+ALTER TABLE delivery ADD COLUMN priority INTEGER NOT NULL DEFAULT 0;
+DROP INDEX delivery_due;
+CREATE INDEX delivery_due ON delivery (lane, key, priority, due) WHERE state = 0;
+CREATE TABLE hold (
+    lane TEXT PRIMARY KEY, reason TEXT NOT NULL, begins INTEGER NOT NULL, ends INTEGER, ordered INTEGER NOT NULL
+) WITHOUT ROWID;
 """
 
 STREAMS = """
@@ -125,7 +144,7 @@ CREATE TABLE stream_hold (
 
 UPGRADES = {  # from this version to the next; statements end with `;` at the end of a line
     1: "CREATE TABLE held (position INTEGER PRIMARY KEY);\n",
-    2: STREAMS,
+    2: STREAMS + LANES,
 }
 
 

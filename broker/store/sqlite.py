@@ -11,7 +11,7 @@ import sqlite3
 import threading
 import time
 from asyncio import Future
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from broker.core.hold import Hold
 from broker.store import (
     Claimed,
     Copy,
@@ -26,6 +27,7 @@ from broker.store import (
     Cutoffs,
     DeadLetter,
     Delivery,
+    Due,
     Filter,
     Kept,
     MailboxPage,
@@ -35,6 +37,7 @@ from broker.store import (
     Note,
     Open,
     Place,
+    Queued,
     Released,
     Removed,
     Settled,
@@ -49,6 +52,7 @@ from broker.store import (
     notes,
     reader,
     retention,
+    schedule,
     stream_reader,
 )
 from broker.store.bodies import LARGE, Bodies
@@ -166,15 +170,17 @@ class SqliteStore:
     ) -> Future[Kept]:
         return self._writer.submit(partial(acceptance.add, position=position, deliveries=deliveries, whole=whole))
 
-    def claim(self, lane: str, now: datetime, fresh: datetime, until: datetime, limit: int) -> Future[Claimed]:
+    def claim(
+        self, lane: str, wanted: Mapping[str, int], now: datetime, fresh: datetime, until: datetime
+    ) -> Future[Claimed]:
         return self._writer.submit(
             partial(
-                changes.claim,
+                schedule.claim,
                 lane=lane,
+                wanted=wanted,
                 now=micros(now),
                 fresh=micros(fresh),
                 until=micros(until),
-                limit=limit,
             )
         )
 
@@ -190,8 +196,18 @@ class SqliteStore:
     def resume(self, position: int, number: int, at: datetime) -> Future[Released | None]:
         return self._writer.submit(partial(changes.resume, position=position, number=number, at=at))
 
-    def wake(self, names: Sequence[tuple[int, int]], due: datetime) -> Future[int]:
-        return self._writer.submit(partial(changes.wake, names=names, due=micros(due)))
+    def wake(
+        self, lane: str, key: str, due: datetime, limit: int, but: Collection[tuple[int, int]] = ()
+    ) -> Future[int]:
+        return self._writer.submit(
+            partial(schedule.wake, lane=lane, key=key, due=micros(due), limit=limit, but=frozenset(but))
+        )
+
+    def hold_lane(self, hold: Hold) -> Future[None]:
+        return self._writer.submit(partial(schedule.hold, what=hold))
+
+    def resume_lane(self, lane: str) -> Future[bool]:
+        return self._writer.submit(partial(schedule.resume, lane=lane))
 
     def missing(self, position: int, number: int, at: datetime, report: NewMessage | None) -> Future[Settled]:
         return self._writer.submit(partial(changes.missing, position=position, number=number, report=report))
@@ -295,6 +311,15 @@ class SqliteStore:
     async def lanes(self) -> tuple[Waiting, ...]:
         return await self._read(reader.lanes)
 
+    async def schedule(self) -> tuple[Due, ...]:
+        return await self._read(schedule.due)
+
+    async def queued(self) -> tuple[Queued, ...]:
+        return await self._read(schedule.queued)
+
+    async def holds(self) -> tuple[Hold, ...]:
+        return await self._read(schedule.holds)
+
     async def expired(self, now: datetime, limit: int) -> tuple[Delivery, ...]:
         return await self._read(reader.expired, micros(now), limit)
 
@@ -303,9 +328,6 @@ class SqliteStore:
 
     async def unread_mail(self, now: datetime, limit: int) -> tuple[tuple[str, int], ...]:
         return await self._read(reader.unread_mail, micros(now), limit)
-
-    async def waiting_names(self) -> tuple[tuple[int, int, str], ...]:
-        return await self._read(reader.waiting_names)
 
     async def read(
         self, mailbox: str | None, after: int, limit: int, wanted: Filter, newest_first: bool, max_bytes: int

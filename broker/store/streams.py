@@ -28,13 +28,13 @@ def join(tx: Transaction, stream: bytes, position: int) -> tuple[int, bool]:
 def advance(tx: Transaction, stream: bytes) -> None:
     """Something of the stream has ended: whose turn it is now is due at once, unless it is already, or it is held."""
     row = tx.db.execute(
-        "SELECT position, number, due, lane FROM delivery WHERE stream = ? AND state = 0 ORDER BY turn LIMIT 1",
+        "SELECT position, number, due, lane, key FROM delivery WHERE stream = ? AND state = 0 ORDER BY turn LIMIT 1",
         (stream,),
     ).fetchone()
     if row is None or row[2] < FAR or _is_held(tx, stream):
         return
     tx.db.execute("UPDATE delivery SET due = ? WHERE position = ? AND number = ?", (tx.now, row[0], row[1]))
-    tx.released.append(row[3])
+    tx.released.append((row[3], row[4]))
 
 
 def ended(tx: Transaction, stream: bytes, position: int, number: int, state: State, on_refused: str) -> None:
@@ -55,7 +55,7 @@ def resume(tx: Transaction, stream: bytes) -> Released:
     """The stream goes on past all that is dead in it."""
     tx.db.execute("DELETE FROM stream_hold WHERE stream = ?", (stream,))
     advance(tx, stream)
-    return Released(lanes=tx.take_released())
+    return Released(queues=tx.take_released())
 
 
 def _is_held(tx: Transaction, stream: bytes) -> bool:

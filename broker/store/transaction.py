@@ -87,9 +87,9 @@ class Transaction:
         self.policies = Policies(self._db)
         self._policy_ids: dict[int, tuple[Policy, int]] = {}
         self._mailbox_ids: dict[str, int] = {}
-        self.released: list[str] = []  # lanes of what has become due since its stream let it
+        self.released: list[tuple[str, str]] = []  # lane and destination of what its stream let go
 
-    def take_released(self) -> tuple[str, ...]:
+    def take_released(self) -> tuple[tuple[str, str], ...]:
         """What an operation tells of the streams that it let go on."""
         released, self.released = tuple(dict.fromkeys(self.released)), []
         return released

@@ -24,6 +24,7 @@ from broker.core.envelope import Envelope
 from broker.core.fhir.header import Header
 from broker.core.fhir.media import media_type
 from broker.core.fhir.read import read
+from broker.core.hold import Hold
 from broker.core.identity import identity, quotable_ids
 from broker.core.ids import MessageIds
 from broker.core.message import Fate, Message
@@ -82,10 +83,22 @@ class Here:
 @dataclass
 class Delivering:
     lanes: dict[str, Lane] = field(default_factory=dict)
-    awake: list[str] = field(default_factory=list)
+    store: SqliteStore | None = None
+    holds: dict[str, Hold] = field(default_factory=dict)
+    awake: list[tuple[str, str]] = field(default_factory=list)
 
-    def woken(self, lane: str) -> None:
-        self.awake.append(lane)
+    async def hold(self, hold: Hold) -> None:
+        assert self.store is not None
+        await self.store.hold_lane(hold)
+        self.holds[hold.lane] = hold
+
+    async def resume(self, name: str) -> bool:
+        assert self.store is not None
+        self.holds.pop(name, None)
+        return await self.store.resume_lane(name)
+
+    def woken(self, lane: str, key: str) -> None:
+        self.awake.append((lane, key))
 
     def is_under_way(self, lane: str, position: int, number: int) -> bool:
         return lane in self.lanes and number in self.lanes[lane].under_way.get(position, ())
@@ -242,7 +255,7 @@ async def operator_desk(
     (folder / "directory").mkdir(exist_ok=True)
     directory = Directory(known, ["directory/*.yaml"], folder=folder, file="broker.yaml")
     delivering, callers, intake, listening = (
-        Delivering(),
+        Delivering(store=store),
         Callers(),
         Intake(here=here, free=lambda: store.free(), wal=store.wal),
         {"admin": "127.0.0.1:8079"},
@@ -275,7 +288,7 @@ async def operator_desk(
 
 
 def lane(name: str = LANE) -> Lane:
-    return Lane(name, now=lambda: NOW, attempt=_never, start=_never, more=_never)  # type: ignore[arg-type]
+    return Lane(name, now=lambda: NOW, attempt=_never, start=_never, more=_never, rests=_never)  # type: ignore[arg-type]
 
 
 def _never(*_arguments: Any) -> Any:

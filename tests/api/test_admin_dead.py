@@ -40,7 +40,7 @@ async def test_redriven_letters_wait_again_and_their_lane_is_woken(desk: Desk) -
     (one,) = await desk.store.deliveries(position)
     assert (one.state, one.due) == (State.WAITING, desk.here.clock)
     assert one.expiry == desk.here.clock + timedelta(hours=24)  # its rule's give-up, counted anew
-    assert desk.delivering.awake == [LANE]
+    assert desk.delivering.awake == [(LANE, EHR)]
     assert (await desk.get("/dead"))[1]["dead"] == []
 
 

@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from broker.api.health import Health, add_health
 from broker.api.metrics import ATTEMPT, Metrics, Timed, counted
+from broker.core.circuit import PeerHealth
 from broker.flow.meter import Meter, NoMeter
 
 
@@ -158,7 +159,7 @@ async def test_what_stands_is_read_at_the_scrape(desk: Desk) -> None:
     await desk.dead(2)
     desk.callers.waiting = 3
     desk.delivering.lanes["http:other:80"] = lane("http:other:80")
-    desk.delivering.lanes["http:other:80"].close(NOW, "gone")
+    desk.delivering.lanes["http:other:80"].peer = PeerHealth(unreached=5, until=NOW)
     desk.here.clock = NOW + timedelta(seconds=40)
     seen = await scrape(desk)
     assert seen["queue_depth", (LANE,)] == 1

@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from operator_desk import BOX, EHR, EHR_URL, JSON, LANE, NOW, SOURCE, Desk, lane, mail, message_bytes
 
+from broker.core.circuit import PeerHealth
 from broker.core.policy import LanePolicy
 
 
@@ -49,7 +50,8 @@ async def test_lanes_join_what_memory_and_store_know(desk: Desk) -> None:
     await desk.accept(2)
     closed = desk.delivering.lanes["http:other:80"] = lane("http:other:80")
     closed.policy = LanePolicy(concurrent=4)
-    closed.close(NOW + timedelta(seconds=30), "cannot connect")
+    closed.peer = PeerHealth(unreached=5, until=NOW + timedelta(seconds=30))
+    closed._reason = "cannot connect"
     closed.under_way[9] = {1, 2}
     _, told = await desk.get("/lanes")
     ehr, other = told["lanes"]

@@ -64,7 +64,7 @@ async def test_resumed_stream_goes_on_and_its_lane_is_woken(desk: Desk) -> None:
     dead, second, _ = await held(desk)
     status, told = await desk.post(f"/streams/{desk.id(dead)}/resume")
     assert (status, told) == (200, {"id": desk.id(dead), "resumed": [1]})
-    assert desk.delivering.awake == [LANE]
+    assert desk.delivering.awake == [(LANE, EHR)]
     assert not (await desk.store.deliveries(second))[0].is_behind
     _, told = await desk.get(f"/messages/{desk.id(dead)}")
     assert "resumed" in [entry["what"] for entry in told["story"]]
@@ -82,7 +82,7 @@ async def test_only_the_delivery_that_is_named_lets_its_stream_go_on(desk: Desk)
 async def test_dropped_and_redriven_letters_wake_the_lane_of_who_was_next(desk: Desk) -> None:
     dead, _, _ = await held(desk)
     await desk.post(f"/dead/{desk.id(dead)}/drop", {"reason": "sent by letter"})
-    assert desk.delivering.awake == [LANE]
+    assert desk.delivering.awake == [(LANE, EHR)]
 
 
 async def test_lane_in_which_all_wait_for_others_has_no_time_to_show(desk: Desk) -> None:

@@ -359,7 +359,7 @@ def test_a_copy_is_recognised_for_as_long_as_the_first_may_be_on_its_way(desk: D
     [
         "retry: {factor: 0.9}", "retry: {factor: .nan}", "retry: {jitter: -0.1}", "retry: {jitter: 1.1}",
         "retry: {first: 0s}", "retry: {give_up: -1h}", "lane: {concurrent: 0}", "lane: {rate: -1}",
-        "lane: {rate: .inf}", "lane: {open_after: 0}", "lane: {connect: 0s}", "priority: -1", "priority: 1.5",
+        "lane: {rate: .inf}", "lane: {open_after: 0}", "lane: {connect: 0s}", "priority: 10", "priority: 1.5",
         "mailbox: {unread: 0}", "answer_within: 0s", "order: sauce", "bounce: no", "category: x",
         "validate: all", "sync: {expects: yes}",
     ],
@@ -374,20 +374,9 @@ def test_policies_have_bounds(desk: Desk, policy: str) -> None:
     [
         "retry: {factor: 1, jitter: 0}", "retry: {jitter: 1}", "lane: {rate: 0.1}", "sync: {wait: 0s}",
         "order: none", "order: correlation", "order: focus, on_refused: hold", "on_refused: skip",
-        "category: consequence", "priority: 0",
+        "category: consequence", "priority: 0", "priority: 9",
         "reused_id: accept", "duplicates: forward", "bounce: never",
     ],
 )  # fmt: skip
 def test_policies_at_their_bounds_are_right(desk: Desk, policy: str) -> None:
     assert desk.load(f"defaults: {{{policy}}}\n").warnings == ()
-
-
-@pytest.mark.parametrize(
-    ("policy", "said"),
-    [
-        ("priority: 5", "`priority` other than 0 is not in this release: `5` (take it out for now)"),
-    ],
-)
-def test_policies_that_nobody_would_act_on_are_refused(desk: Desk, policy: str, said: str) -> None:
-    assert desk.mistakes(f"defaults: {{{policy}}}\n") == [said]
-    assert desk.mistakes(f"routes: [{{{policy}}}]\n") == [said]

@@ -12,6 +12,7 @@ from store_values import DAY, NOW, delivery, expecting, header, mail, new, quoti
 from broker.core.answer import Taken
 from broker.core.delivery import AnswerState, Outcome, State
 from broker.core.fhir.header import Event, Identifier, Release
+from broker.core.hold import Hold
 from broker.core.message import Fate
 from broker.core.policy import Policy
 from broker.store import Copy, Filter, Kept, Note, Store
@@ -103,46 +104,103 @@ async def test_withdrawn_delivery_that_is_asked_for_again_waits_again(store: Sto
 
 async def test_what_is_handed_out_is_not_due_again_before_its_time(store: Store) -> None:
     await accepted(store, *(new(f"{n}") for n in range(5)))
-    claims = await asyncio.gather(*(store.claim("lane", SOON, SOON, SOON + DAY, 2) for _ in range(4)))
+    claims = await asyncio.gather(*(store.claim("lane", {"urn:d": 2}, SOON, SOON, SOON + DAY) for _ in range(4)))
     handed = [one.position for claim in claims for one in claim.deliveries]
     assert sorted(handed) == [1, 2, 3, 4, 5], "each once, however many ask"
-    assert claims[0].next_due == SOON
-    assert claims[-1].next_due == SOON + DAY
-    later = await store.claim("lane", SOON + DAY, SOON + DAY, SOON + 2 * DAY, 10)
+    assert claims[0].next_due == {"urn:d": SOON}
+    assert claims[-1].next_due == {"urn:d": SOON + DAY}
+    later = await store.claim("lane", {"urn:d": 10}, SOON + DAY, SOON + DAY, SOON + 2 * DAY)
     assert len(later.deliveries) == 5
 
 
 async def test_only_what_was_never_tried_is_handed_out_before_it_is_due(store: Store) -> None:
     await accepted(store, new("1"), new("2"))
     await store.settle(settlement(1, state=State.WAITING, due=SOON))
-    claimed = await store.claim("lane", NOW, SOON, SOON + DAY, 10)
+    claimed = await store.claim("lane", {"urn:d": 10}, NOW, SOON, SOON + DAY)
     assert [one.position for one in claimed.deliveries] == [2]
 
 
 async def test_lane_is_asked_for_its_own(store: Store) -> None:
     await accepted(store, new("1"), new("2", delivery(lane="other", due=NOW)), new("3", mail("urn:box")))
-    assert [one.position for one in (await store.claim("other", NOW, NOW, SOON, 10)).deliveries] == [2]
+    assert [one.position for one in (await store.claim("other", {"urn:d": 10}, NOW, NOW, SOON)).deliveries] == [2]
     lanes = {one.lane: (one.count, one.due) for one in await store.lanes()}
     assert lanes == {"lane": (1, SOON), "other": (1, SOON)}
 
 
-async def test_deliveries_of_a_message_are_handed_out_together(store: Store) -> None:
-    """M-55."""
-    await accepted(store, new("1"), new("2", delivery("urn:a"), delivery("urn:b"), delivery("urn:c")))
-    claimed = await store.claim("lane", SOON, SOON, SOON + DAY, 2)
-    assert [(one.position, one.number) for one in claimed.deliveries] == [(1, 1), (2, 1), (2, 2), (2, 3)]
+async def test_destinations_of_a_message_that_share_an_address_are_handed_out_together(store: Store) -> None:
+    """M-55: whichever of them is asked for, and nothing else of the message."""
+    gate = [delivery(key, address="test://gate") for key in ("urn:a", "urn:b", "urn:c")]
+    await accepted(
+        store, new("1"), new("2", *gate, delivery("urn:x"), delivery("urn:y", address="test://gate", lane="other"))
+    )
+    claimed = await store.claim("lane", {"urn:b": 1}, SOON, SOON, SOON + DAY)
+    assert sorted((one.position, one.number) for one in claimed.deliveries) == [(2, 1), (2, 2), (2, 3)]
+    again = await store.claim("lane", {"urn:a": 9, "urn:x": 9}, SOON, SOON, SOON + DAY)
+    assert [one.key for one in again.deliveries] == ["urn:x"]
 
 
-async def test_what_is_woken_is_due_now_and_never_later_than_it_was(store: Store) -> None:
-    await accepted(store, new("1"), new("2", delivery(due=NOW - DAY)))
-    await store.wake([(1, 1), (2, 1), (3, 1)], NOW)
-    assert [(await store.deliveries(n))[0].due for n in (1, 2)] == [NOW, NOW - DAY]
+async def test_each_destination_has_its_share_however_much_waits_for_another(store: Store) -> None:
+    await accepted(store, *(new(f"a{n}", delivery("urn:a", due=NOW)) for n in range(50)), new("b", delivery("urn:b")))
+    claimed = await store.claim("lane", {"urn:a": 3, "urn:b": 3, "urn:none": 3}, SOON, SOON, SOON + DAY)
+    assert [one.key for one in claimed.deliveries] == ["urn:a"] * 3 + ["urn:b"]
+    assert claimed.next_due == {"urn:a": NOW, "urn:b": SOON + DAY}
 
 
-async def test_what_waits_for_a_name_is_known_by_it(store: Store) -> None:
-    await accepted(store, new("1", delivery("urn:a"), delivery("urn:b", fixed=True)), new("2"))
-    await store.settle(settlement(2))
-    assert await store.waiting_names() == ((1, 1, "urn:a"),)
+async def test_higher_priority_is_handed_out_first_and_lower_always_has_some_room(store: Store) -> None:
+    ranks = (0, 0, 0, 5, 5, 5, 5, 5, 5, 9)
+    await accepted(store, *(new(f"{n}", delivery(priority=rank)) for n, rank in enumerate(ranks)))
+    first, second = [
+        [one.priority for one in (await store.claim("lane", {"urn:d": 5}, SOON, SOON, SOON + DAY)).deliveries]
+        for _ in range(2)
+    ]
+    assert (first, second) == ([9, 5, 5, 5, 0], [5, 5, 5, 0, 0])
+    assert (await store.schedule())[0].due == SOON + DAY
+
+
+async def test_schedule_tells_each_destination_once_with_the_first_of_it(store: Store) -> None:
+    """However much waits: lanes and destinations are many or few, not their backlog."""
+    await accepted(
+        store,
+        *(new(f"a{n}", delivery("urn:a", due=SOON + n * SECOND, priority=n % 3)) for n in range(9)),
+        new("b", delivery("urn:b", lane="other", due=NOW), delivery("urn:a", lane="other")),
+        new("c", delivery("", lane="")), new("box", mail("urn:box")),
+    )  # fmt: skip
+    await store.settle(settlement(1))
+    assert [(one.lane, one.key, one.due) for one in await store.schedule()] == [
+        ("", "", SOON), ("lane", "urn:a", SOON + SECOND), ("other", "urn:a", SOON), ("other", "urn:b", NOW),
+    ]  # fmt: skip
+    assert [(one.lane, one.key, one.name) for one in await store.queued()] == [
+        ("lane", "urn:a", "urn:a"), ("other", "urn:a", "urn:a"), ("other", "urn:b", "urn:b"),
+    ]  # fmt: skip
+
+
+async def test_what_is_woken_is_due_now_in_no_lane_and_never_later_than_it_was(store: Store) -> None:
+    await accepted(store, new("1"), new("2", delivery(due=NOW - DAY)), new("3", delivery(fixed=True)), new("4"))
+    assert await store.wake("lane", "urn:d", NOW, 10, {(4, 1)}) == 2
+    rows = [(await store.deliveries(n))[0] for n in (1, 2, 3, 4)]
+    assert [(row.lane, row.due) for row in rows] == [
+        ("", NOW), ("", NOW - DAY), ("lane", SOON), ("lane", SOON),
+    ]  # fmt: skip
+    assert await store.wake("", "urn:d", NOW, 10) == 0, "it is due already"
+
+
+async def test_what_waits_is_woken_piece_by_piece(store: Store) -> None:
+    await accepted(store, *(new(f"{n}") for n in range(7)))
+    assert [await store.wake("lane", "urn:d", NOW, 3, {(1, 1)}) for _ in range(3)] == [3, 3, 0]
+    assert [(one.lane, one.due) for one in await store.schedule()] == [("", NOW), ("lane", SOON)]
+
+
+# -- holds
+
+
+async def test_hold_is_kept_until_it_is_resumed(store: Store) -> None:
+    planned = Hold(lane="a", reason="moving", begins=SOON, ends=SOON + DAY, ordered=NOW)
+    await store.hold_lane(Hold(lane="a", begins=NOW, ordered=NOW))
+    await store.hold_lane(planned)
+    await store.hold_lane(Hold(lane="b", begins=NOW, ordered=NOW))
+    assert await store.holds() == (planned, Hold(lane="b", begins=NOW, ordered=NOW))
+    assert [await store.resume_lane(lane) for lane in ("b", "b", "none")] == [True, False, False]
+    assert await store.holds() == (planned,)
 
 
 async def test_what_expired_is_found(store: Store) -> None:
@@ -193,7 +251,7 @@ async def test_response_ends_a_delivery_that_still_waits(store: Store) -> None:
     assert isinstance(kept, Kept)
     assert kept.answered
     assert (await store.deliveries(1))[0].state is State.DONE
-    assert (await store.claim("lane", SOON, SOON, SOON, 10)).deliveries == ()
+    assert (await store.claim("lane", {"urn:d": 10}, SOON, SOON, SOON)).deliveries == ()
 
 
 async def test_answers_with_the_same_ids_to_different_requests_are_all_kept(store: Store) -> None:

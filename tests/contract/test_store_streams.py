@@ -30,7 +30,7 @@ async def keep(store: Store, id: str, *, stream: bytes = STREAM, policy: Policy 
 
 async def due(store: Store, lane: str = "lane") -> list[int]:
     """What the store would hand out now, with nothing claimed by that for long."""
-    claimed = await store.claim(lane, NOW, NOW + DAY, NOW + SECOND, 100)
+    claimed = await store.claim(lane, {"urn:d": 100}, NOW, NOW + DAY, NOW + SECOND)
     return [one.position for one in claimed.deliveries]
 
 
@@ -63,7 +63,7 @@ async def test_end_of_the_first_makes_the_next_due_in_its_lane(store: Store, sta
     await keep(store, "2", lane="elsewhere")
     await keep(store, "3")
     settled = await store.settle(settlement(1, state=state))
-    assert (settled.changed, settled.released) == (1, ("elsewhere",))
+    assert (settled.changed, settled.released) == (1, (("elsewhere", "urn:d"),))
     assert (await due(store), await due(store, "elsewhere")) == ([], [2])
 
 
@@ -79,7 +79,7 @@ async def test_withdrawn_first_lets_the_next_go_and_one_in_the_middle_changes_no
     for id in ("1", "2", "3"):
         await keep(store, id)
     assert (await store.withdraw(2, NOW, "why", ())).released == ()
-    assert (await store.withdraw(1, NOW, "why", ())).released == ("lane",)
+    assert (await store.withdraw(1, NOW, "why", ())).released == (("lane", "urn:d"),)
     assert await due(store) == [3]
 
 
@@ -89,7 +89,7 @@ async def test_one_that_expires_behind_others_leaves_the_rest_in_place(store: St
     assert [one.position for one in await store.expired(NOW + 2 * DAY, 10)] == [1, 2, 3]
     settled = await store.settle(settlement(2, state=State.DEAD, attempted=False))
     assert settled.released == ()
-    assert (await store.settle(settlement(1))).released == ("lane",)
+    assert (await store.settle(settlement(1))).released == (("lane", "urn:d"),)
     assert await due(store) == [3]
 
 
@@ -99,16 +99,17 @@ async def test_answer_that_comes_before_the_attempt_ends_lets_the_next_go(store:
     await keep(store, "2")
     answer = await store.accept(new("r", fate=Fate.ANSWER, answers=(1, 1)))
     assert isinstance(answer, Kept)
-    assert (answer.answered, answer.released) == (True, ("lane",))
+    assert (answer.answered, answer.released) == (True, (("lane", "urn:d"),))
     assert not await waits(store, 2)
 
 
 async def test_directory_that_changes_wakes_no_one_out_of_turn(store: Store) -> None:
     await keep(store, "1")
     await keep(store, "2")
-    await store.wake(((1, 1), (2, 1)), NOW)
+    assert await store.wake("lane", "urn:d", NOW, 10) == 2
+    assert await store.wake("", "urn:d", NOW, 10) == 0, "what waits behind another is never due by that"
     assert await due(store, "") == [1], "its address is looked up anew"
-    assert (await store.settle(settlement(1))).released == ("",)
+    assert (await store.settle(settlement(1))).released == (("", "urn:d"),)
     assert await due(store, "") == [2]
 
 
@@ -118,7 +119,7 @@ async def test_mail_waits_for_what_goes_before_it_by_another_way(store: Store) -
     assert isinstance(kept, Kept)
     assert kept.behind == (1,)
     assert await store.mailboxes() == ()
-    assert (await store.settle(settlement(1))).released == ("",)
+    assert (await store.settle(settlement(1))).released == (("", "urn:box"),)
     await store.settle(Settlement(change=Change(
         position=2, numbers=(1,), state=State.DONE, step=step(), lane="", mailbox="urn:box", attempted=False,
     )))  # fmt: skip
@@ -152,7 +153,7 @@ async def test_redriven_joins_at_the_end_and_its_story_says_so(store: Store) -> 
     for id in ("1", "2", "3"):
         await keep(store, id)
     await store.settle(settlement(1, state=State.DEAD))
-    assert await store.redrive(1, 1, NOW, NOW + DAY) == Released(lanes=())
+    assert await store.redrive(1, 1, NOW, NOW + DAY) == Released(queues=())
     await keep(store, "4")
     (redriven,) = await store.deliveries(1)
     assert (redriven.is_behind, redriven.steps[-1].note) == (True, "it joins its stream at the end")
@@ -181,7 +182,7 @@ async def test_several_redriven_keep_their_order_across_what_comes_later(store: 
 async def test_redriven_alone_is_due_at_once(store: Store) -> None:
     await keep(store, "1")
     await store.settle(settlement(1, state=State.DEAD))
-    assert await store.redrive(1, 1, NOW, NOW + DAY) == Released(lanes=("lane",))
+    assert await store.redrive(1, 1, NOW, NOW + DAY) == Released(queues=(("lane", "urn:d"),))
     assert await due(store) == [1]
 
 
@@ -212,7 +213,7 @@ async def test_held_stream_in_which_nothing_waits_keeps_what_comes_next(store: S
 
 async def test_resumed_stream_goes_on_without_its_dead_letter(store: Store) -> None:
     await held(store, "1", "2", "3")
-    assert await store.resume(1, 1, NOW) == Released(lanes=("lane",))
+    assert await store.resume(1, 1, NOW) == Released(queues=(("lane", "urn:d"),))
     assert await due(store) == [2]
     (dead,) = await store.deliveries(1)
     assert (dead.state, dead.steps[-1].what) == (State.DEAD, "resumed")
@@ -225,29 +226,29 @@ async def test_resumed_stream_goes_on_past_all_that_is_dead_in_it(store: Store) 
     await held(store, "1", "2", "3")
     await store.settle(settlement(2, state=State.DEAD, attempted=False))  # its time was over behind the first
     assert await store.places(3) == (Place(number=1, held_by=(1, 2)),)
-    assert await store.resume(2, 1, NOW) == Released(lanes=("lane",))
+    assert await store.resume(2, 1, NOW) == Released(queues=(("lane", "urn:d"),))
     assert await due(store) == [3]
 
 
 async def test_dropped_dead_letter_lets_its_stream_go_on(store: Store) -> None:
     await held(store, "1", "2")
-    assert await store.drop(1, 1, NOW, "by hand") == Released(lanes=("lane",))
+    assert await store.drop(1, 1, NOW, "by hand") == Released(queues=(("lane", "urn:d"),))
     assert await due(store) == [2]
 
 
 async def test_redriven_dead_letter_lets_its_stream_go_on_and_joins_at_the_end(store: Store) -> None:
     await held(store, "1", "2")
-    assert await store.redrive(1, 1, NOW, NOW + DAY) == Released(lanes=("lane",))
+    assert await store.redrive(1, 1, NOW, NOW + DAY) == Released(queues=(("lane", "urn:d"),))
     assert await due(store) == [2]
-    assert (await store.settle(settlement(2))).released == ("lane",)
+    assert (await store.settle(settlement(2))).released == (("lane", "urn:d"),)
     assert await due(store) == [1]
 
 
 async def test_stream_with_two_dead_letters_waits_for_both(store: Store) -> None:
     await held(store, "1", "2", "3")
     await store.settle(settlement(2, state=State.DEAD, attempted=False))
-    assert await store.drop(1, 1, NOW, "by hand") == Released(lanes=())
-    assert await store.drop(2, 1, NOW, "by hand") == Released(lanes=("lane",))
+    assert await store.drop(1, 1, NOW, "by hand") == Released(queues=())
+    assert await store.drop(2, 1, NOW, "by hand") == Released(queues=(("lane", "urn:d"),))
 
 
 async def test_copy_of_what_was_given_up_lets_the_stream_go_on_and_joins_at_the_end(store: Store) -> None:
@@ -255,7 +256,7 @@ async def test_copy_of_what_was_given_up_lets_the_stream_go_on_and_joins_at_the_
         await keep(store, id, policy=HOLD)
     await store.settle(settlement(1, state=State.DEAD, outcome=GAVE_UP))
     revived = await store.add(1, (delivery(stream=STREAM, policy=HOLD),))
-    assert (revived.numbers, revived.behind, revived.released) == ((1,), (1,), ("lane",))
+    assert (revived.numbers, revived.behind, revived.released) == ((1,), (1,), (("lane", "urn:d"),))
     assert await due(store) == [2]
     assert (await store.deliveries(1))[0].answer is AnswerState.NONE
 

@@ -22,8 +22,8 @@ async def opened(tmp_path: Path) -> AsyncIterator[Opened]:
     """Builds brokers on one file, as often as asked; what runs at the end is stopped."""
     posts: list[Post] = []
 
-    async def opened(**more: Any) -> Post:
-        post = await Post(tmp_path / "broker.db", **more).start()
+    async def opened(path: Path = tmp_path / "broker.db", **more: Any) -> Post:
+        post = await Post(path, **more).start()
         posts.append(post)
         return post
 

@@ -207,6 +207,7 @@ class Post:
             channels.add(spec, sender=self.script, receiver=None)
         self.channels, self.callers, self.followers = channels, Callers(), Followers()
         self._join()
+        await self.delivering.load_holds()
         self._running = asyncio.ensure_future(self.delivering.run())
         return self
 
@@ -287,7 +288,7 @@ class Post:
         quiet = 0
         async with asyncio.timeout(20):
             while quiet < 3:
-                await self.store.wake((), self.now)
+                await self.store.resume_lane("")  # what was submitted before is written
                 await asyncio.sleep(0.001)
                 quiet = quiet + 1 if self._is_quiet() else 0
 
@@ -295,7 +296,7 @@ class Post:
         delivering, lanes = self.delivering, self.delivering.lanes.values()
         under_way = sum(len(lane.under_way) for lane in lanes)
         busy = delivering._asking or any(lane.ask_again(self.now) for lane in lanes) or self.store.backlog()
-        free = [lane for lane in lanes if lane.waiting and len(lane.under_way) < lane.policy.concurrent]
+        free = [lane for lane in lanes if lane.ready.may_go_on()]
         return not busy and not free and under_way == sum(self.script.under_way.values()) == len(self.script.held)
 
     async def later(self, **passed: float) -> None:
@@ -310,10 +311,7 @@ class Post:
         """The directory says something else now; waiting deliveries of changed names are due at once."""
         old, self.directory = self.directory.current, Directory(endpoints)
         changed = changed_names(old, self.directory.current)
-        waiting = await self.store.waiting_names()
-        await self.store.wake([(p, n) for p, n, name in waiting if changed.concerns(name)], self.now)
-        for lane in await self.store.lanes():
-            self.delivering.lane(lane.lane).due_at(lane.due)
+        await self.delivering.follow(changed.concerns)
         await self.rest()
 
     # -- what is kept

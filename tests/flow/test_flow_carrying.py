@@ -371,7 +371,7 @@ async def test_redriven_dead_letter_is_carried_and_its_response_is_an_answer(pos
     await post.rest()
     await post.later(days=3)
     assert await post.store.redrive(1, 1, post.now, post.now + timedelta(days=1))
-    post.delivering.woken("test://a")
+    post.delivering.woken("test://a", A)
     await post.later(seconds=1)
     assert ((await post.one()).state, (await post.one()).answer) == (State.DONE, AnswerState.OPEN)
     await post.send(response())

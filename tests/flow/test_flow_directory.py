@@ -119,8 +119,7 @@ async def test_suspended_destination_is_accepted_and_waits(post: Post) -> None:
     assert (await post.one()).state is State.WAITING
     assert post.script.sent == []
     post.directory.current = open_
-    await post.store.wake([(1, 1)], post.now)
-    post.delivering.woken("")
+    await post.delivering.follow(lambda name: name == A)
     await post.rest()
     await post.later(seconds=1)
     assert (await post.one()).state is State.DONE

@@ -12,7 +12,7 @@ from broker.channel import Deferred, Delivered, Transmission
 from broker.core.answer import AnswerKind
 from broker.core.delivery import State
 from broker.core.outcome import Busy
-from broker.flow import attempt
+from broker.flow import attempt, ready
 from broker.flow import lane as lanes
 from broker.store import Settled, Settlement, StoreError
 
@@ -50,14 +50,14 @@ async def test_troubles_of_the_peer_close_its_lane_and_one_probe_opens_it(opened
     post.script.says("test://a/in", DOWN)
     await sends(post, 10)
     assert len(post.script.sent) == 3
-    assert not post.delivering.is_open("test://a")
+    assert not post.delivering.is_open("test://a", A)
     post.script.holds("test://a/in")
     await post.later(seconds=30)
     assert post.script.under_way["test://a/in"] == 1, "one probe, and no second before it has ended"
     post.script.says("test://a/in", ACCEPTED)
     post.script.let_go()
     await post.later(seconds=60)
-    assert post.delivering.is_open("test://a")
+    assert post.delivering.is_open("test://a", A)
     assert await states(post) == {State.DONE: 10}
 
 
@@ -75,7 +75,7 @@ async def test_trouble_of_one_delivery_leaves_the_lane_open(opened: Opened) -> N
     post.script.says("test://a/in", Deferred(note="500", status=500))
     await sends(post, 10)
     assert len(post.script.sent) == 10
-    assert post.delivering.is_open("test://a")
+    assert post.delivering.is_open("test://a", A)
 
 
 async def test_dead_or_slow_lane_costs_the_others_nothing(opened: Opened) -> None:
@@ -101,6 +101,7 @@ async def test_message_to_a_closed_lane_is_accepted_and_waits(opened: Opened) ->
 async def test_backlog_beyond_memory_is_delivered_completely(
     opened: Opened, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
+    monkeypatch.setattr(ready, "READY", 32)
     monkeypatch.setattr(lanes, "READY", 32)
     post = await opened(defaults=policy(lane={"concurrent": 4}))
     post.script.holds("test://a/in")

@@ -17,6 +17,7 @@ from old_store import of_version_2
 from store_values import DAY, NOW, delivery, ended, expecting, header, mail, new, quoting, settlement, step
 
 from broker.core.delivery import State
+from broker.core.hold import Hold
 from broker.core.message import Fate
 from broker.core.policy import Policy
 from broker.store import Change, Copy, Kept, Note, Settlement, StoreError, claims
@@ -78,7 +79,7 @@ async def test_policy_of_a_message_that_failed_is_not_taken_for_another(store: S
         with pytest.raises(StoreError):
             await store.accept(new(f"{number}", delivery(policy=Policy(priority=number)), delivery("x", rule=None)))
         await store.accept(new(f"{number}", delivery(policy=Policy(priority=number + 10))))
-    claimed = await store.claim("lane", NOW + DAY, NOW + DAY, NOW + DAY, 10)
+    claimed = await store.claim("lane", {"urn:d": 10}, NOW + DAY, NOW + DAY, NOW + DAY)
     assert [one.policy.priority for one in claimed.deliveries] == [10, 11, 12]
 
 
@@ -245,6 +246,31 @@ async def test_file_of_a_newer_release_is_refused(open_store: Open, tmp_path: Pa
         open_store()
 
 
+async def test_file_of_an_older_release_is_brought_up_to_date_and_what_waits_there_is_found(tmp_path: Path) -> None:
+    new_one = SqliteStore(tmp_path / "new.db")
+    await new_one.close()
+    store = SqliteStore(of_version_2(tmp_path / "old.db"))
+    try:
+        assert [(one.lane, one.key) for one in await store.schedule()] == [("lane", "urn:a")]
+        claimed = await store.claim("lane", {"urn:a": 9}, NOW + DAY, NOW + DAY, NOW + DAY)
+        assert [(one.position, one.priority) for one in claimed.deliveries] == [(1, 0), (2, 0)]
+        await store.hold_lane(Hold(lane="lane", begins=NOW, ordered=NOW))
+    finally:
+        await store.close()
+    assert tables(tmp_path / "old.db") == tables(tmp_path / "new.db")
+
+
+def tables(path: Path) -> set[tuple[str, str, tuple[str, ...]]]:
+    """What is in a file: kind, name and columns of each."""
+    with closing(sqlite3.connect(path)) as db:
+        found = db.execute("SELECT type, name FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'").fetchall()
+        return {
+            (kind, name, tuple(sorted(str(row[-4:] if kind == "index" else row[1:5]) for row in rows)))
+            for kind, name in found
+            for rows in [db.execute(f"PRAGMA {'index' if kind == 'index' else 'table'}_xinfo({name})").fetchall()]
+        }
+
+
 async def test_closed_store_says_so(open_store: Open) -> None:
     store = open_store()
     await store.close()
@@ -399,11 +425,11 @@ def _operation(store: SqliteStore, dice: random.Random) -> Any:
         lambda: store.accept(response),
         lambda: store.settle(change),
         lambda: store.add(position, (delivery(f"urn:{dice.randint(0, 5)}"),)),
-        lambda: store.claim("lane", at, at, at, dice.randint(1, 20)),
+        lambda: store.claim("lane", {"urn:d": dice.randint(1, 20), "urn:e": 3}, at, at, at),
         lambda: store.withdraw(position, at, "why", ()),
         lambda: store.redrive(position, 1, at, at + DAY),
         lambda: store.drop(position, 1, at, "why"),
-        lambda: store.wake([(position, 1)], at),
+        lambda: store.wake("lane", "urn:d", at, 5, {(position, 1)}),
         lambda: store.missing(position, 1, at, report),
         lambda: store.unread("urn:box", position, report),
         lambda: store.note(position, Note(at=at, what="note")),
@@ -426,7 +452,7 @@ async def test_what_waits_in_a_store_of_the_tables_before_is_in_no_stream(tmp_pa
         assert isinstance(await store.accept(new("b4", delivery(stream=b"s" * 16))), Kept)
         settled = await store.settle(settlement(1, 1))
         assert (settled.changed, settled.released) == (1, ())
-        assert (await store.settle(settlement(3))).released == ("lane",)
+        assert (await store.settle(settlement(3))).released == (("lane", "urn:d"),)
     finally:
         await store.close()
 
@@ -438,4 +464,4 @@ async def test_whose_turn_it_is_outlives_the_process(open_store: Open) -> None:
     await store.close()
     store = open_store()
     assert [one.is_behind for n in (1, 2, 3) for one in await store.deliveries(n)] == [False, True, True]
-    assert (await store.settle(settlement(1))).released == ("lane",)
+    assert (await store.settle(settlement(1))).released == (("lane", "urn:d"),)

@@ -1,0 +1,60 @@
+"""A queue: what waits in a lane for one destination. A bounded part of it is in memory, the store has all of it."""
+
+from __future__ import annotations
+
+from collections import deque
+from datetime import datetime
+
+from broker.core.circuit import WELL, Health
+from broker.core.message import Message
+from broker.store import Delivery
+
+
+class Parcel:
+    """Deliveries of one message that share an address: they leave in one transmission."""
+
+    __slots__ = ("body", "deliveries", "is_probe", "message", "position", "priority", "queue", "size", "snapshot")
+    queue: Queue  # of the destination that it counts under, once it is in memory
+
+    def __init__(
+        self, position: int, deliveries: list[Delivery], message: Message, body: bytes | None, snapshot: str | None
+    ) -> None:
+        self.position = position
+        self.deliveries = deliveries
+        self.message = message
+        self.body = body  # None: read from the store when it is sent
+        self.size = len(body) if body is not None else 0
+        self.snapshot = snapshot  # version of the directory that the addresses are from
+        self.priority = deliveries[0].priority
+        self.is_probe = False  # its peer is left alone, and this one shows whether it has to be
+
+
+class Queue:
+    """One destination's part of a lane."""
+
+    __slots__ = ("bytes", "count", "health", "held_back", "key", "next_due", "ready", "reason", "turn", "under_way")
+
+    def __init__(self, key: str) -> None:
+        self.key = key  # the destination's comparison key
+        self.ready: dict[int, deque[Parcel]] = {}  # by priority
+        self.count = 0  # of parcels that are ready
+        self.bytes = 0  # of their bodies
+        self.under_way = 0
+        self.turn = (
+            0  # grows each time that the store is asked for it: of what is due together, who waited longest goes
+        )
+        self.next_due: datetime | None = None  # when the store is to be asked for more
+        self.held_back = False  # something due at once stands in the store only, for want of room
+        self.health: Health = WELL
+        self.reason = ""  # why it is left alone
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it has nothing to do and nothing to remember."""
+        return not (
+            self.count or self.under_way or self.held_back or self.next_due is not None or self.health is not WELL
+        )
+
+    @property
+    def is_left_alone(self) -> bool:
+        return self.health.until is not None

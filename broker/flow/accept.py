@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from logging import DEBUG
 
 import msgspec
@@ -82,10 +83,7 @@ class Accepting:
             if decision.policy.validate == "resource":
                 await asyncio.to_thread(validate, letter.body, letter.header)
                 break
-        kept = await self._keep(letter, new, route)
-        if isinstance(kept, Copy):
-            return await self._copy(letter, route, new, kept)
-        return self._acknowledge(letter, route, new, kept)
+        return await self._keep_and_acknowledge(letter, route, new)
 
     def _decide(self, letter: Letter, answering: Answering | None, now: datetime) -> tuple[Route, NewMessage]:
         """The route and what is written for it."""
@@ -134,8 +132,27 @@ class Accepting:
             deliveries=deliveries,
         )
 
-    async def _keep(self, letter: Letter, new: NewMessage, route: Route) -> Kept | Copy:
-        future = self._store.accept(new)
+    async def _keep_and_acknowledge(self, letter: Letter, route: Route, new: NewMessage) -> Answer | Caller:
+        caller = self._caller(letter, route, new.deliveries)
+        kept = await self._keep(letter, new, route, caller)
+        if isinstance(kept, Copy):
+            return await self._copy(letter, route, new, kept)
+        if caller is None or caller.kept is None:
+            self._meter.accepted(letter.arrival.channel)
+        receipt = self._receipt(kept.position, route)
+        if caller is not None:
+            self._callers.enter(caller, receipt)
+        self._log(letter, receipt, new)
+        self._set_out(letter, kept, new, route, caller)
+        return Answer(kind=AnswerKind.ACCEPTED, receipt=receipt) if caller is None else caller
+
+    async def _keep(self, letter: Letter, new: NewMessage, route: Route, caller: Caller | None) -> Kept | Copy:
+        if caller is not None and _is_one_to_be_carried(new, route):
+            # Nobody is told anything before the answer: the attempt need not wait for the disk, the answer does.
+            future, caller.kept = self._store.accept_early(new)
+            caller.kept.add_done_callback(partial(self._is_kept, letter, caller))
+        else:
+            future = self._store.accept(new)
         try:
             return await future
         except asyncio.CancelledError:  # the caller has gone; what was kept meanwhile sets out without it
@@ -143,14 +160,17 @@ class Accepting:
                 self._set_out(letter, kept, new, route, None)
             raise
 
-    def _acknowledge(self, letter: Letter, route: Route, new: NewMessage, kept: Kept) -> Answer | Caller:
-        """The message is on disk: it sets out, and its sender is told, or waits."""
-        self._meter.accepted(letter.arrival.channel)
-        receipt = self._receipt(kept.position, route)
-        caller = self._caller(letter, route, new.deliveries, receipt)
-        self._log(letter, receipt, new)
-        self._set_out(letter, kept, new, route, caller)
-        return Answer(kind=AnswerKind.ACCEPTED, receipt=receipt) if caller is None else caller
+    def _is_kept(self, letter: Letter, caller: Caller, done: asyncio.Future[Kept | Copy]) -> None:
+        """The message that has set out is on disk; or it is not, and what came of it is nobody's."""
+        error = done.exception()
+        if error is None:
+            if isinstance(done.result(), Kept):
+                self._meter.accepted(letter.arrival.channel)
+            return
+        self._delivering.forget(caller.position)
+        if not caller.answer.done():
+            caller.answer.set_exception(error)
+            caller.answer.exception()  # where it had not set out yet, its caller is told of that elsewhere
 
     def _receipt(self, position: int, route: Route) -> Receipt:
         """What the sender gets; it names the destinations that cannot be reached, since each of them gets a bounce."""
@@ -194,9 +214,7 @@ class Accepting:
 
     # -- who waits
 
-    def _caller(
-        self, letter: Letter, route: Route, deliveries: Sequence[NewDelivery], receipt: Receipt
-    ) -> Caller | None:
+    def _caller(self, letter: Letter, route: Route, deliveries: Sequence[NewDelivery]) -> Caller | None:
         asked = letter.arrival.asked
         if asked.asynchronous:
             return None
@@ -224,14 +242,11 @@ class Accepting:
             return None
         listens_on = asked.wait is not None or any(p.sync.expects is Expects.RESPONSE for p in policies)
         caller = Caller(
-            receipt.position,
-            receipt,
             listens_on=listens_on,
             until=letter.arrival.at + self._wait(letter, policies),
             refuses=all(policy.sync.on_timeout is OnTimeout.REFUSE for policy in policies),
         )
         caller.expect(number for number, d in enumerate(deliveries, 1) if d.state is State.WAITING or listens_on)
-        self._callers.enter(caller)
         return caller
 
     def _wait(self, letter: Letter, policies: Sequence[Policy]) -> timedelta:
@@ -244,23 +259,22 @@ class Accepting:
         return wait
 
     async def wait(self, caller: Caller) -> Answer:
-        """Keeps the caller until it is answered or its wait ends."""
+        """Keeps the caller until it is answered or its wait ends; what it is told is on disk."""
         left = (caller.until - self._here.now()).total_seconds()
+        timer = asyncio.get_running_loop().call_later(max(left, 0), caller.time_is_over)
         try:
-            async with asyncio.timeout(max(left, 0)):
-                return await asyncio.shield(caller.answer)
-        except TimeoutError:
-            return await self._wait_over(caller)
-        except asyncio.CancelledError:
-            if caller.answer.done():  # it had its answer, and is gone before it could be written
-                self._responding.not_told(caller)
+            answer = await caller.answer
+            if caller.kept is not None and not caller.kept.done():
+                await caller.kept
+        except asyncio.CancelledError:  # it may have had its answer, and is gone before that could be written
+            self._responding.not_told(caller)
             raise
         finally:
+            timer.cancel()
             self._callers.leave(caller)
+        return await self._wait_over(caller) if answer is None else answer
 
     async def _wait_over(self, caller: Caller) -> Answer:
-        if caller.answer.done():
-            return caller.answer.result()
         self._callers.gave_up(caller)
         if not caller.refuses:
             return Answer(kind=AnswerKind.KEPT, receipt=caller.receipt)
@@ -323,10 +337,7 @@ class Accepting:
         # `reused_id: accept` makes the bytes part of the identity; `duplicates: forward` sends each copy on as its own
         key = f"{letter.identity.key}\n{letter.sha256.hex()}" if not same else None
         new = msgspec.structs.replace(new, identity=key, exclusive=None, quotes=(*new.quotes, letter.identity.key))
-        kept = await self._keep(letter, new, route)
-        if isinstance(kept, Copy):
-            return await self._copy(letter, route, new, kept)
-        return self._acknowledge(letter, route, new, kept)
+        return await self._keep_and_acknowledge(letter, route, new)
 
     async def _add(self, letter: Letter, new: NewMessage, position: int) -> tuple[int, ...]:
         """A copy that names a destination the message did not have yet adds that delivery."""
@@ -343,9 +354,10 @@ class Accepting:
         stored = await self._responding.stored_response(receipt)
         if stored is not None:
             return stored
-        caller = self._caller(letter, route, new.deliveries, receipt)
+        caller = self._caller(letter, route, new.deliveries)
         if caller is None:
             return Answer(kind=AnswerKind.ACCEPTED, receipt=receipt)
+        self._callers.enter(caller, receipt)
         for delivery in await self._store.deliveries(receipt.position):
             if delivery.outcome is not None:
                 caller.ends[delivery.number] = delivery.outcome
@@ -359,3 +371,11 @@ class Accepting:
             return stored or Answer(kind=AnswerKind.ACCEPTED, receipt=receipt)
         caller.look()
         return caller
+
+
+def _is_one_to_be_carried(new: NewMessage, route: Route) -> bool:
+    """Whether all that follows from acceptance is one attempt: no bounce, no mailbox, no turn in a stream."""
+    if len(new.deliveries) != 1 or new.answers is not None or len(route.accepted) < len(route.decisions):
+        return False
+    (delivery,) = new.deliveries
+    return delivery.state is State.WAITING and delivery.stream is None

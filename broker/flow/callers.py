@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from broker.core.answer import Answer, AnswerKind, Receipt
 from broker.core.answering import answer_now
 from broker.core.delivery import Outcome
+from broker.store import Copy, Kept
 
 REMEMBERED = 10_000  # waits that ended; a response that comes after so many others have is returned, not dropped
 
@@ -16,20 +17,34 @@ REMEMBERED = 10_000  # waits that ended; a response that comes after so many oth
 class Caller:
     """One caller: what it waits for, and the future that its answer arrives in."""
 
-    __slots__ = ("answer", "ends", "listens_on", "position", "receipt", "refuses", "until")
+    __slots__ = ("answer", "ends", "kept", "listens_on", "position", "receipt", "refuses", "until")
+    receipt: Receipt
 
-    def __init__(self, position: int, receipt: Receipt, *, listens_on: bool, until: datetime, refuses: bool) -> None:
-        self.position = position
-        self.receipt = receipt
+    def __init__(self, *, listens_on: bool, until: datetime, refuses: bool) -> None:
+        self.position = 0  # once it is known, the receipt with it
         self.listens_on = listens_on  # beyond the receiver's plain acknowledgement, for the response message
         self.until = until
         self.refuses = refuses  # when the wait ends, what has not left is withdrawn
         self.ends: dict[int, Outcome | None] = {}
-        self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self.kept: asyncio.Future[Kept | Copy] | None = None  # until then nothing is answered
+        self.answer: asyncio.Future[Answer | None] = (
+            asyncio.get_running_loop().create_future()
+        )  # None: the wait is over
 
     def expect(self, numbers: Iterable[int]) -> None:
         for number in numbers:
             self.ends.setdefault(number, None)
+
+    def was_told(self, kind: AnswerKind) -> bool:
+        answer = self.answer
+        if not answer.done() or answer.cancelled() or answer.exception() is not None:
+            return False
+        said = answer.result()
+        return said is not None and said.kind is kind
+
+    def time_is_over(self) -> None:
+        if not self.answer.done():
+            self.answer.set_result(None)
 
     def look(self) -> None:
         """Answers if what has ended is enough for it."""
@@ -43,7 +58,8 @@ class Callers:
         self._waiting: dict[int, list[Caller]] = {}
         self._gave_up: dict[int, None] = {}  # messages whose caller's wait ended, the oldest first
 
-    def enter(self, caller: Caller) -> None:
+    def enter(self, caller: Caller, receipt: Receipt) -> None:
+        caller.position, caller.receipt = receipt.position, receipt
         self._waiting.setdefault(caller.position, []).append(caller)
 
     def leave(self, caller: Caller) -> None:
@@ -90,7 +106,7 @@ class Callers:
             if not caller.answer.done():
                 caller.ends.update(dict.fromkeys(numbers, outcome))
                 caller.look()
-                told |= caller.answer.done() and caller.answer.result().kind is AnswerKind.REFUSED
+                told |= caller.was_told(AnswerKind.REFUSED)
         return told
 
     def tell_kept(self) -> None:

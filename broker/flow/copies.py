@@ -11,7 +11,7 @@ from broker.core.identity import identity
 from broker.core.message import digest_bytes
 from broker.core.outcome import Conflict, Problem, Severity
 from broker.flow.letter import Letter
-from broker.store import Copy, Note, Store, Stored
+from broker.store import Copy, Note, Store, Stored, StoreError
 
 SHARED = 32  # messages of other sources that may carry the same id
 EXACT = Problem(code="informational", id="duplicate", text="", severity=Severity.INFORMATION)
@@ -24,7 +24,8 @@ class Copies:
     async def compare(self, letter: Letter, copy: Copy) -> Problem | None:
         """What there is to say of the copy; None if it is another message."""
         first = await self._store.stored(copy.position)
-        assert first is not None, "a claim outlives its message only if retention is broken"
+        if first is None:
+            raise StoreError("the first of them could not be kept after all")
         if copy.exclusive:
             return None
         if first.message.digest == letter.message.digest:

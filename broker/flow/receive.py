@@ -66,6 +66,7 @@ class Receiving:
                     intake.leave(size)
                 else:
                     hold.let_go()
+            return await self._accepting.wait(taken) if isinstance(taken, Caller) else taken
         except Refusal as refusal:
             self._refused(arrival, refusal)
             raise
@@ -73,7 +74,6 @@ class Receiving:
             unkept = intake.failed(error)
             self._refused(arrival, unkept)
             raise unkept from error
-        return await self._accepting.wait(taken) if isinstance(taken, Caller) else taken
 
     def _refused(self, arrival: Arrival, refusal: Refusal) -> None:
         self._meter.refused(arrival.channel, refusal.problem.id)

@@ -283,8 +283,7 @@ class Responding:
 
     def not_told(self, caller: Caller) -> None:
         """A caller had its answer and went before it was written; a response then takes the return path."""
-        answer = caller.answer.result()
-        if answer.kind is AnswerKind.RESPONSE:
+        if caller.was_told(AnswerKind.RESPONSE):
             self._delivering.spawn(self._return_stored(caller.position), "return a response")
 
     async def _return_stored(self, position: int) -> None:

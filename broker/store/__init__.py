@@ -309,6 +309,10 @@ class Store(Protocol):
 
     # writing: grouped; what the future returns is on disk
     def accept(self, new: NewMessage) -> Future[Kept | Copy]: ...
+
+    # what it comes to, told before it is on disk, and the same once it is; only a failure of the disk is between them.
+    # What is asked of the store after the first of them finds the message.
+    def accept_early(self, new: NewMessage) -> tuple[Future[Kept | Copy], Future[Kept | Copy]]: ...
     def settle(self, settlement: Settlement, *, soon: bool = True) -> Future[Settled]: ...
     def add(
         self, position: int, deliveries: Sequence[NewDelivery], whole: tuple[bytes, bytes] | None = None

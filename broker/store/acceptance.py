@@ -4,7 +4,7 @@ Like every operation of the contract, each function here runs inside the transac
 itself behind once the writer has rolled back.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 import msgspec
@@ -37,8 +37,13 @@ INSERT_DELIVERY = (
 INSERT_MAIL = "INSERT OR IGNORE INTO mail (mailbox, position, unread_by) VALUES (?,?,?)"
 
 
-def accept(tx: Transaction, new: NewMessage, file: str | None) -> Kept | Copy:
-    """Claims the identity and writes message, deliveries and mail; a lost claim writes nothing."""
+def accept(
+    tx: Transaction, new: NewMessage, file: str | None, *, answered: Callable[[int], bool] | None = None
+) -> Kept | Copy:
+    """Claims the identity and writes message, deliveries and mail; a lost claim writes nothing.
+
+    `answered`: notes for the position of a response what it answers, and says whether that was open.
+    """
     position = tx.last + 1
     source = source_digest(new.source_key)
     rows = []
@@ -53,9 +58,12 @@ def accept(tx: Transaction, new: NewMessage, file: str | None) -> Kept | Copy:
         rows += [(id_digest(quote), source, position, position) for quote in new.quotes]
     tx.last = position
     tx.claims.enter(rows)
-    answered = new.answers is not None and _close_answer(tx, new.answers, position)
+    if answered is None:
+        open_until_now = new.answers is not None and _close_answer(tx, new.answers, position)
+    else:
+        open_until_now = answered(position)
     message, header = new.message, new.message.header
-    fate = message.fate if answered or message.fate is not Fate.ANSWER else Fate.DOUBLE
+    fate = message.fate if open_until_now or message.fate is not Fate.ANSWER else Fate.DOUBLE
     tx.add(
         INSERT_MESSAGE,
         (
@@ -67,7 +75,7 @@ def accept(tx: Transaction, new: NewMessage, file: str | None) -> Kept | Copy:
     )  # fmt: skip
     numbers, behind = _add(tx, position, new.deliveries, {})
     released = tx.take_released() if tx.released else ()
-    return Kept(position=position, numbers=numbers, answered=answered, behind=behind, released=released)
+    return Kept(position=position, numbers=numbers, answered=open_until_now, behind=behind, released=released)
 
 
 def _close_answer(tx: Transaction, answers: tuple[int, int], position: int) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -24,18 +25,34 @@ UPDATE_DONE = (
     " WHERE position = ?10 AND number = ?11 AND state = 0 AND attempts = 0 AND steps IS NULL AND stream IS NULL"
 )
 
+UPDATE_ANSWERED = (
+    "UPDATE delivery SET state = ?1, attempts = ?2, has_left = ?3, steps = ?4, ended = ?5, outcome = ?6,"
+    " answer = 2, answered_by = ?7, address = coalesce(?8, address), lane = coalesce(?9, lane)"
+    " WHERE position = ?10 AND number = ?11 AND state = 0 AND attempts = 0 AND steps IS NULL AND stream IS NULL"
+    " AND answer = 1"
+)
+
 
 def settle(tx: Transaction, settlement: Settlement, file: str | None) -> Settled:
-    changed = change(tx, settlement.change)
-    comes = settlement.comes
+    comes, what = settlement.comes, settlement.change
+    if comes is not None and what.first and comes.answers == (what.position, *what.numbers) and not tx.careful:
+        came = accept(tx, comes, file, answered=partial(_answered_at_once, tx, what))
+        if not isinstance(came, Copy):
+            return Settled(changed=1, came=came)
+    changed = change(tx, what)
     released = tx.take_released() if tx.released else ()
-    if comes is None or (comes.reports_on is not None and not changed):
+    if comes is None or (not changed and (comes.reports_on is not None or not _exists(tx, what))):
         return Settled(changed=changed, released=released)
     came = accept(tx, comes, file)
     if isinstance(came, Copy) and comes.answers is not None and not _answers_same(tx, came.position, comes.answers):
         # a receiver that answers everybody with the same ids has still answered this request
         came = accept(tx, msgspec.structs.replace(comes, identity=None), file)
     return Settled(changed=changed, came=came, released=released)
+
+
+def _exists(tx: Transaction, what: Change) -> bool:
+    """Not where its message could not be kept after all, and had set out before that was known."""
+    return tx.db.execute("SELECT 1 FROM message WHERE position = ?", (what.position,)).fetchone() is not None
 
 
 def _answers_same(tx: Transaction, position: int, answers: tuple[int, int]) -> bool:
@@ -64,13 +81,19 @@ def change(tx: Transaction, what: Change) -> int:
 
 def _done_at_once(tx: Transaction, what: Change, number: int) -> bool:
     """The ordinary case in one statement: delivered by its first attempt, in no order; nothing has to be read first."""
-    return tx.change(
-        UPDATE_DONE,
-        (
-            what.state, what.attempted, what.attempted and what.step.left, encode_steps((what.step,)), tx.now,
-            None if what.outcome is None else encode_outcome(what.outcome), what.answer,
-            what.address, what.lane, what.position, number,
-        ),
+    return tx.change(UPDATE_DONE, _done(tx, what, number, what.answer))
+
+
+def _answered_at_once(tx: Transaction, what: Change, response: int) -> bool:
+    """The same where its response came with it."""
+    return tx.change(UPDATE_ANSWERED, _done(tx, what, what.numbers[0], response))
+
+
+def _done(tx: Transaction, what: Change, number: int, answer: int | None) -> tuple[Any, ...]:
+    return (
+        what.state, what.attempted, what.attempted and what.step.left, encode_steps((what.step,)), tx.now,
+        None if what.outcome is None else encode_outcome(what.outcome), answer,
+        what.address, what.lane, what.position, number,
     )  # fmt: skip
 
 

@@ -157,6 +157,12 @@ class SqliteStore:
             return self._with_file(new.body, acceptance.accept, new, must=False)
         return self._writer.submit(acceptance.accept, new, None)
 
+    def accept_early(self, new: NewMessage) -> tuple[Future[Kept | Copy], Future[Kept | Copy]]:
+        if len(new.body) > LARGE:
+            kept = self.accept(new)
+            return kept, kept
+        return self._writer.submit_known(acceptance.accept, new, None)
+
     def settle(self, settlement: Settlement, *, soon: bool = True) -> Future[Settled]:
         comes = settlement.comes
         if comes is None:
@@ -263,6 +269,7 @@ class SqliteStore:
     # -- reading
 
     async def _read(self, function: Callable[..., T], *arguments: Any) -> T:
+        await self._writer.settled()
         try:
             return await self._loop.run_in_executor(self._readers, self._on_reader, function, arguments)
         except sqlite3.Error as error:

@@ -10,6 +10,7 @@ import sqlite3
 from typing import Any
 
 from broker.core.policy import Policy
+from broker.store import Kept
 from broker.store.claims import Claims
 from broker.store.rows import (
     Policies,
@@ -81,13 +82,21 @@ class Transaction:
         self.now, self.careful, self._before = now, careful, self.last
 
     def forget(self) -> None:
-        """After a rollback nothing that was learned in the group can be trusted; nobody has heard of its positions."""
+        """After a rollback nothing that was learned in the group can be trusted; its positions are given again.
+
+        Who has heard of one gets the same one, since what was told is done again in the same order (or see `spend`).
+        """
         self.last = self._before
         self._added, self._changed = {}, {}
         self.policies = Policies(self._db)
         self._policy_ids: dict[int, tuple[Policy, int]] = {}
         self._mailbox_ids: dict[str, int] = {}
         self.released: list[tuple[str, str]] = []  # lane and destination of what its stream let go
+
+    def spend(self, outcome: Any) -> None:
+        """Somebody has heard of what could not be kept after all: its position is not given to another message."""
+        if isinstance(outcome, Kept):
+            self.last = max(self.last, outcome.position)
 
     def take_released(self) -> tuple[tuple[str, str], ...]:
         """What an operation tells of the streams that it let go on."""

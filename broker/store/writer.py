@@ -21,6 +21,7 @@ log = logging.getLogger("broker.store")
 
 GROUP = 256  # operations in one transaction: beyond, a longer commit costs more than it saves
 COMPANY = 0.005  # seconds that an operation which nobody waits for may wait for others to share its sync
+FOLLOWS = 0.005  # seconds that what was told ahead waits for what follows from it, while nothing else is to be written
 LOGGED = 16 << 10  # bytes that an operation adds to the log, about: pages of tables and indexes, not only the row
 CAREFUL = 100  # groups that take nothing for granted after one that had to be done again
 NEWS = 10.0  # seconds that a failed write is worth speaking of, if none has succeeded since
@@ -36,9 +37,11 @@ class Written(asyncio.Future[Any]):
     operation: Callable[..., Any]  # called in the writer's thread with the transaction and the arguments
     arguments: tuple[Any, ...]
     must: bool  # about what is kept already: tried until it is written
+    known: Written | None  # has the outcome before it is on disk, once only the disk can fail it
+    told: bool  # whether it has
     outcome: Any
 
-    __slots__ = ("arguments", "must", "operation", "outcome")
+    __slots__ = ("arguments", "known", "must", "operation", "outcome", "told")
 
     def cancel(self, msg: Any | None = None) -> bool:
         return False
@@ -64,6 +67,10 @@ class Writer:
         self._jobs: queue.SimpleQueue[list[Written] | None] = queue.SimpleQueue()
         self._pending: list[Written] = []
         self._flushing = False
+        self._unsettled = 0  # of those whose outcome may be known before they are on disk
+        self._ends = False  # the queue has come to its end
+        self._waited = 0.0  # seconds that the transaction at hand has waited for what follows
+        self._later: list[Written] = []  # taken from the queue, and too many for the group at hand
         self._again: list[Written] = []  # what must be written and could not be
         self._stopping = threading.Event()
         self._db = connect(path)
@@ -81,13 +88,40 @@ class Writer:
         self.put(job, operation, arguments, must=must, soon=soon)
         return job
 
+    def submit_known(self, operation: Callable[..., Any], *arguments: Any) -> tuple[Written, Written]:
+        """Two futures, of what it comes to and of its being on disk; between them it waits a little for what follows.
+
+        What is on disk for certain is only what the second one says. Whoever reads after the first asks `settled`.
+        """
+        known, job = Written(loop=self._loop), Written(loop=self._loop)
+        self.put(job, operation, arguments, must=False, known=known)
+        self._unsettled += 1
+        job.add_done_callback(self._is_settled)
+        return known, job
+
+    def _is_settled(self, _job: asyncio.Future[Any]) -> None:
+        self._unsettled -= 1
+
+    async def settled(self) -> None:
+        """Returns once all that was told before is on disk, where readers see it."""
+        if self._unsettled:
+            await self.submit(_nothing)
+
     def put(
-        self, job: Written, operation: Callable[..., Any], arguments: tuple[Any, ...], *, must: bool, soon: bool = True
+        self,
+        job: Written,
+        operation: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        *,
+        must: bool,
+        soon: bool = True,
+        known: Written | None = None,
     ) -> None:
-        if self._stopping.is_set():
-            job.set_exception(StoreError("the store is closed"))
-            return
         job.operation, job.arguments, job.must = operation, arguments, must
+        job.known, job.told = known, False
+        if self._stopping.is_set():
+            _resolve([job], StoreError("the store is closed"))
+            return
         self._pending.append(job)
         if soon or len(self._pending) >= GROUP:
             if not self._flushing:  # handed over once a turn of the loop: waking the thread costs more than a job
@@ -128,38 +162,48 @@ class Writer:
         self._db.close()
 
     def _run(self) -> None:
-        while (jobs := self._jobs.get()) is not None:
-            ends = False
-            while len(jobs) < GROUP and not self._jobs.empty() and not ends:
-                more = self._jobs.get()
-                ends = more is None
-                jobs += more or ()
+        while not self._ends:
+            jobs = self._next()
+            while len(jobs) < GROUP and not self._ends and (self._later or not self._jobs.empty()):
+                jobs += self._next()
             for start in range(0, len(jobs), GROUP):
                 self._commit(jobs[start : start + GROUP])
             self.log.keep_small(self._db)
-            if ends:
-                self._give_up_rest()
-                return
-            if self._again:  # nothing else would be written now either
+            if self._again and not self._ends:  # nothing else would be written now either
                 time.sleep(RETRY_FULL)
                 self._jobs.put(self._again)
                 self._again = []
+        if self._later:
+            self._commit(self._later)
+        self._give_up_rest()
+
+    def _next(self, timeout: float | None = None) -> list[Written]:
+        """What was handed over next; nothing at the end, or where nothing came in time."""
+        if self._later:
+            jobs, self._later = self._later, []
+            return jobs
+        try:
+            handed = self._jobs.get(timeout=timeout)
+        except queue.Empty:
+            return []
+        if handed is None:
+            self._ends = True
+        return handed or []
 
     def _give_up_rest(self) -> None:
         """At the end, what still cannot be written is said to be so; it is found as it was at the next start."""
-        error = StoreError("the store is closed")
-        self._tell(self._again, error)
+        self._tell(self._again, StoreError("the store is closed"))
 
-    def _commit(self, group: list[Written]) -> None:
+    def _commit(self, group: list[Written], *, again: bool = False) -> None:
         """One transaction for all; if one of them fails, each in its own, so that a bad one fails alone."""
-        started = time.perf_counter()
+        started, self._waited = time.perf_counter(), 0.0
         try:
-            self._write(group)
+            self._write(group, again=again)
         except Exception as error:
             self._rollback()
             if len(group) > 1:
-                for job in group:
-                    self._commit([job])
+                for job in group:  # in their order, so that each gets the position that it was told
+                    self._commit([job], again=True)
             elif isinstance(error, sqlite3.Error):
                 self._failed(group[0], error)
             else:  # a bug in the operation: its caller learns of it, the others go on
@@ -168,28 +212,60 @@ class Writer:
             self.log.grew(len(group) * LOGGED + self._tx.logged)
             self._tx.logged = 0
             self._failure = None
-            self._committed(time.perf_counter() - started, len(group))
+            self._committed(time.perf_counter() - started - self._waited, len(group))
             self._tell(group)
 
-    def _write(self, group: list[Written]) -> None:
+    def _write(self, group: list[Written], *, again: bool) -> None:
         """What ordinary messages need is taken for granted (see `transaction`), unless that has lately been wrong."""
         self._careful = max(0, self._careful - 1)
         try:
-            self._do(group, careful=self._careful > 0)
+            self._do(group, careful=self._careful > 0, again=again)
         except Mistaken:
             self._rollback()
             self._careful = CAREFUL
-            self._do(group, careful=True)
+            self._do(group, careful=True, again=True)
 
-    def _do(self, group: list[Written], *, careful: bool) -> None:
+    def _do(self, group: list[Written], *, careful: bool, again: bool) -> None:
         db, tx = self._db, self._tx
         tx.begin(self._clock(), careful=careful)
-        for job in group:
-            job.outcome = job.operation(tx, *job.arguments)
-        tx.write()
+        self._perform(group)
+        if not again:
+            self._wait_for_rest(group)
         tx.claims.put_away()
         db.execute("COMMIT")
         tx.claims.committed()
+
+    def _perform(self, jobs: list[Written]) -> None:
+        tx = self._tx
+        for job in jobs:
+            outcome = job.operation(tx, *job.arguments)
+            if job.told and outcome != job.outcome:
+                raise RuntimeError("an operation that was done again came to something else")
+            job.outcome = outcome
+        tx.write()
+
+    def _wait_for_rest(self, group: list[Written]) -> None:
+        """Tells those that want to know ahead. While there is nothing else to be written, it waits for what follows.
+
+        What follows most often (a receiver's answer to what was accepted) then shares the transaction and its sync.
+        """
+        until, jobs = 0.0, group
+        while early := [job for job in jobs if job.known is not None]:
+            for job in early:
+                job.told = True
+            self._call(_know, early)
+            if len(early) < len(jobs):
+                return
+            now = time.monotonic()
+            until = until or now + FOLLOWS
+            jobs = self._next(timeout=max(until - now, 0))
+            self._waited += time.monotonic() - now
+            if len(group) + len(jobs) > GROUP:
+                self._later = jobs
+                return
+            self._tx.now = self._clock()
+            group += jobs
+            self._perform(jobs)
 
     def _rollback(self) -> None:
         if self._db.in_transaction:
@@ -209,17 +285,39 @@ class Writer:
         self._tell([job], wrapped)
 
     def _tell(self, group: list[Written], error: Exception | None = None) -> None:
+        if error is not None:
+            for job in group:
+                if job.told:
+                    self._tx.spend(job.outcome)
+        self._call(_resolve, group, error)
+
+    def _call(self, function: Callable[..., None], *arguments: Any) -> None:
         try:
-            self._loop.call_soon_threadsafe(_resolve, group, error)
+            self._loop.call_soon_threadsafe(function, *arguments)
         except RuntimeError:  # the loop is closed: nobody is left to be told
             log.debug("results after the end of the event loop")
 
 
+def _nothing(_tx: Transaction) -> None:
+    """For who only wants to know that all before it is written."""
+
+
+def _know(jobs: list[Written]) -> None:
+    for job in jobs:
+        if job.known is not None and not job.known.done():
+            job.known.set_result(job.outcome)
+
+
 def _resolve(group: list[Written], error: Exception | None) -> None:
     for job in group:
-        if job.done():  # the loop is being closed
-            continue
-        if error is None:
-            job.set_result(job.outcome)
-        else:
-            job.set_exception(error)
+        if job.known is not None and not job.known.done():
+            _end(job.known, job, error)
+        if not job.done():  # else the loop is being closed
+            _end(job, job, error)
+
+
+def _end(future: Written, job: Written, error: Exception | None) -> None:
+    if error is None:
+        future.set_result(job.outcome)
+    else:
+        future.set_exception(error)

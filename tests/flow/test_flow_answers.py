@@ -294,13 +294,21 @@ async def test_caller_who_goes_while_the_message_is_synced_leaves_it_on_its_way(
     assert len(post.script.sent) == 1
 
 
-async def test_caller_who_goes_before_its_answer_is_written_gets_the_response_by_the_return_path(post: Post) -> None:
+async def test_caller_who_goes_before_its_answer_is_written_gets_the_response_by_the_return_path(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
     post.script.holds("test://a/in")
     caller = post.calls(message())
     await post.rest()
+    respond = post.callers.respond
+
+    def gone_then(position: int, body: bytes, media_type: str) -> bool:
+        told = respond(position, body, media_type)
+        caller.cancel()
+        return told
+
+    monkeypatch.setattr(post.callers, "respond", gone_then)
     post.script.let_go(answered_with(response()))
-    await post.callers._waiting[1][0].answer
-    caller.cancel()
     with pytest.raises(asyncio.CancelledError):
         await caller
     await post.rest()

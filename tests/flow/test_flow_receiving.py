@@ -124,7 +124,7 @@ async def test_store_in_trouble_is_said_to_be_so(post: Post, monkeypatch: pytest
     if operation != "accept":
         await post.send(message())
     monkeypatch.setattr(post.store, operation, _fails)
-    found = await refused(post)
+    found = await refused(post, asynchronous=True)
     assert isinstance(found, StoreUnavailable)
     assert found.retry_after
 

@@ -15,7 +15,7 @@ import uvloop
 
 from broker import app, config, logs
 from broker.channel import AnswerKind, Delivered
-from broker.store import acceptance, changes
+from broker.store import acceptance, changes, writer
 from broker.store.writer import Writer
 from plugins.http.answers import Answering
 from plugins.http.sender import HttpSender
@@ -46,13 +46,13 @@ def around_commit(operation: str, *, before: bool) -> None:
     group = Group()
     write = Writer._write
 
-    def killing(self: Writer, jobs: list[Any]) -> None:
+    def killing(self: Writer, jobs: list[Any], **named: Any) -> None:
         group.operations.clear()
         if before:
             self._db.set_trace_callback(
                 lambda statement: die() if statement == "COMMIT" and operation in group.operations else None
             )
-        write(self, jobs)
+        write(self, jobs, **named)
         if operation in group.operations:
             die()
 
@@ -97,6 +97,7 @@ POINTS: dict[str, Callable[[], None]] = {
 def main() -> None:
     point, file = sys.argv[1:]
     POINTS[point]()
+    writer.FOLLOWS = 10.0  # whatever follows from a message with a caller comes in time to share its transaction
     settings = config.load(file)
     logs.set_up(settings.log.level.value, settings.log.format.value)
     uvloop.run(app.run(settings))

@@ -17,14 +17,22 @@ from e2e_receiver import Got, HttpReceiver, Reply
 
 STARTER = Path(__file__).with_name("kill_at.py")
 
-# point: how often the receiver sees the message in the end, and whether it was kept when the process died
-POINTS = {
+# point: how often the receiver may have seen the message in the end, and whether it was kept when the process died.
+# While a caller waits, message and answer are one transaction, unless something else asks for the disk in between.
+WITH_CALLER: dict[str, tuple[set[int], bool | None]] = {
+    "read-not-committed": ({1, 2}, False),
+    "committed-not-answered": ({1, 2}, True),
+    "answered-not-settled": ({2}, None),
+    "settling": ({2}, None),
+    "settled-nobody-told": ({1}, True),
+    "response-not-written": ({1}, True),
+}
+ACKNOWLEDGED = {
     "read-not-committed": (1, False),
     "committed-not-answered": (1, True),
     "answered-not-settled": (2, True),
     "settling": (2, True),
     "settled-nobody-told": (1, True),
-    "response-not-written": (1, True),
 }
 
 
@@ -57,11 +65,11 @@ async def positions(http: aiohttp.ClientSession, daemon: Daemon) -> int:
     return int(status["counts"]["positions"])
 
 
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("point", WITH_CALLER)
 async def test_the_resend_of_a_caller_that_was_cut_off_gets_the_one_answer(
     point: str, tmp_path: Path, receiver: OpenReceiver, http: aiohttp.ClientSession
 ) -> None:
-    times, kept = POINTS[point]
+    times, kept = WITH_CALLER[point]
     south = await receiver()
     settled = Settled(south)
     daemon = Daemon(tmp_path, configuration(south))
@@ -72,21 +80,22 @@ async def test_the_resend_of_a_caller_that_was_cut_off_gets_the_one_answer(
             await send(http, daemon.base, body)
         assert await daemon.ended() == -signal.SIGKILL
         await daemon.start()
-        assert bool(await positions(http, daemon)) is kept
+        assert kept is None or bool(await positions(http, daemon)) is kept
         for _ in range(2):
             said = await send(http, daemon.base, body)
             assert (said.status, said.body) == (200, settled.given[point]), said
-        assert [got.body for got in south.got] == [body] * times
+        assert len(south.got) in times
+        assert {got.body for got in south.got} == {body}
         assert len({got.headers["ce-id"] for got in south.got}) == 1
     finally:
         await daemon.end()
 
 
-@pytest.mark.parametrize("point", [point for point in POINTS if point != "response-not-written"])
+@pytest.mark.parametrize("point", ACKNOWLEDGED)
 async def test_what_was_acknowledged_is_delivered_and_its_answer_lies_in_the_mailbox_once(
     point: str, tmp_path: Path, receiver: OpenReceiver, http: aiohttp.ClientSession
 ) -> None:
-    times, kept = POINTS[point]
+    times, kept = ACKNOWLEDGED[point]
     south = await receiver()
     settled = Settled(south)
     daemon = Daemon(tmp_path, configuration(south))

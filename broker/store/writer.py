@@ -22,6 +22,8 @@ log = logging.getLogger("broker.store")
 GROUP = 256  # operations in one transaction: beyond, a longer commit costs more than it saves
 COMPANY = 0.005  # seconds that an operation which nobody waits for may wait for others to share its sync
 FOLLOWS = 0.005  # seconds that what was told ahead waits for what follows from it, while nothing else is to be written
+GATHERED = 0.001  # seconds that what follows first waits for what follows from the others of its group,
+GAP = 0.0002  # as long as these come no further apart than this
 LOGGED = 16 << 10  # bytes that an operation adds to the log, about: pages of tables and indexes, not only the row
 CAREFUL = 100  # groups that take nothing for granted after one that had to be done again
 NEWS = 10.0  # seconds that a failed write is worth speaking of, if none has succeeded since
@@ -70,7 +72,7 @@ class Writer:
         self._unsettled = 0  # of those whose outcome may be known before they are on disk
         self._ends = False  # the queue has come to its end
         self._waited = 0.0  # seconds that the transaction at hand has waited for what follows
-        self._later: list[Written] = []  # taken from the queue, and too many for the group at hand
+        self._later: list[Written] = []  # taken from the queue, and too many for the group at hand: next in turn
         self._again: list[Written] = []  # what must be written and could not be
         self._stopping = threading.Event()
         self._db = connect(path)
@@ -162,19 +164,18 @@ class Writer:
         self._db.close()
 
     def _run(self) -> None:
-        while not self._ends:
+        while not self._ends or self._later:
             jobs = self._next()
-            while len(jobs) < GROUP and not self._ends and (self._later or not self._jobs.empty()):
+            while len(jobs) < GROUP and not self._ends and not self._jobs.empty():
                 jobs += self._next()
-            for start in range(0, len(jobs), GROUP):
-                self._commit(jobs[start : start + GROUP])
+            if jobs:
+                self._later = jobs[GROUP:]
+                self._commit(jobs[:GROUP])
             self.log.keep_small(self._db)
             if self._again and not self._ends:  # nothing else would be written now either
                 time.sleep(RETRY_FULL)
                 self._jobs.put(self._again)
                 self._again = []
-        if self._later:
-            self._commit(self._later)
         self._give_up_rest()
 
     def _next(self, timeout: float | None = None) -> list[Written]:
@@ -245,19 +246,26 @@ class Writer:
         tx.write()
 
     def _wait_for_rest(self, group: list[Written]) -> None:
-        """Tells those that want to know ahead. While there is nothing else to be written, it waits for what follows.
+        """Tells those that want to know ahead. While there is little else to be written, it waits for what follows.
 
         What follows most often (a receiver's answer to what was accepted) then shares the transaction and its sync.
         """
-        until, jobs = 0.0, group
-        while early := [job for job in jobs if job.known is not None]:
-            for job in early:
-                job.told = True
-            self._call(_know, early)
-            if len(early) < len(jobs):
+        last, jobs, expected = 0.0, group, 0
+        while jobs:
+            early = [job for job in jobs if job.known is not None]
+            if early:
+                for job in early:
+                    job.told = True
+                self._call(_know, early)
+            expected += 2 * len(early) - len(jobs)
+            if expected <= 0 or self._ends:
                 return
             now = time.monotonic()
-            until = until or now + FOLLOWS
+            last = last or now + FOLLOWS
+            until = last
+            if len(early) < len(jobs):  # somebody waits for this one
+                last = min(last, now + GATHERED)
+                until = min(last, now + GAP)
             jobs = self._next(timeout=max(until - now, 0))
             self._waited += time.monotonic() - now
             if len(group) + len(jobs) > GROUP:

@@ -128,3 +128,20 @@ async def test_what_has_set_out_is_kept_when_the_store_closes(open_store: Open) 
     stored = await open_store().stored(told.position)
     assert stored is not None
     assert stored.message.fate is Fate.MESSAGE
+
+
+async def test_more_than_a_group_is_written_in_the_order_in_which_it_came(store: SqliteStore) -> None:
+    several = [store.accept_early(new(f"{n}", expecting())) for n in range(2 * writer.GROUP + 7)]
+    last = store.accept(new("last", delivery()))
+    told = [await known for known, _ in several]
+    assert [one.position for one in told] == list(range(1, len(several) + 1))
+    assert await asyncio.gather(*(kept for _, kept in several)) == told
+    assert (await last).position == len(several) + 1
+
+
+async def test_who_follows_at_once_does_not_wait_for_who_is_slow(store: SqliteStore) -> None:
+    quick, kept = await early(store, "1")
+    slow, kept_too = await early(store, "2")
+    await asyncio.wait_for(store.settle(settlement(quick.position)), 10)
+    assert await kept == quick
+    assert await kept_too == slow

@@ -356,13 +356,16 @@ class Delivering:
     # -- the end of the day
 
     async def drain(self, seconds: float) -> None:
-        """Finishes the attempts that are under way; what is not done by then is cancelled and found again at start."""
+        """Finishes the attempts that are under way, and tells who waits for them how they ended.
+
+        What is not done by then is cancelled, and found again at the next start.
+        """
         self._stopping = True
         async with asyncio.timeout(seconds + 5):
             deadline = asyncio.get_running_loop().time() + seconds
             for lane in self.lanes.values():
                 lane.end()
-            while any(lane.under_way for lane in self.lanes.values()):
+            while self.settling.unwritten or any(lane.under_way for lane in self.lanes.values()):
                 if asyncio.get_running_loop().time() > deadline:
                     break
                 await asyncio.sleep(0.02)

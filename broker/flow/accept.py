@@ -6,10 +6,10 @@ Routing comes before the acknowledgement, so the unroutable is refused while the
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from functools import partial
-from logging import DEBUG
 
 import msgspec
 import structlog
@@ -35,6 +35,9 @@ from broker.flow.validate import validate
 from broker.store import Copy, Kept, NewDelivery, NewMessage, Store, StoreError
 
 log = structlog.get_logger("broker.accept")
+level = logging.getLogger(
+    "broker.accept"
+)  # asked for every message; structlog would make a logger of its own each time
 
 
 class Accepting:
@@ -180,7 +183,7 @@ class Accepting:
 
     def _log(self, letter: Letter, receipt: Receipt, new: NewMessage) -> None:
         """The ordinary case, told only where somebody looks for it: traces and metrics have it anyway."""
-        if log.is_enabled_for(DEBUG):
+        if level.isEnabledFor(logging.DEBUG):
             log.debug(
                 "accepted",
                 id=receipt.message_id,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import structlog
 
@@ -13,9 +14,8 @@ from broker.core.clock import begin, shown, steered
 log = structlog.get_logger("broker.clock")
 
 
-def since_boot() -> float:
-    """Seconds that nobody sets; unlike the monotonic clock, it goes on while the machine is suspended."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
+# Seconds that nobody sets; unlike the monotonic clock, it goes on while the machine is suspended.
+since_boot = partial(time.clock_gettime, time.CLOCK_BOOTTIME)
 
 
 class SteadyClock:

@@ -147,7 +147,7 @@ class Delivering:
         self.take_planned(kept, new.deliveries, new.message, new.body)
 
     def take_planned(self, kept: Kept, planned: Sequence[NewDelivery], message: Message, body: bytes) -> None:
-        now, position = self._here.now(), kept.position
+        position = kept.position
         groups: dict[tuple[str, str], list[Delivery]] = {}
         for number, new in zip(kept.ready, planned, strict=True):
             if not number:
@@ -156,9 +156,18 @@ class Delivering:
                 self._meter.delivered("mailbox", new.rule)
                 self._followers.wake(new.mailbox, position)
             elif new.state is State.WAITING and (position, number) not in self.lane(new.lane).known:
-                delivery = _in_memory(position, number, new, now)
+                delivery = _in_memory(position, number, new, self._here.now())
                 groups.setdefault((new.lane, new.address), []).append(delivery)
-        version = self._directory().version if groups else None
+        if groups:
+            self._set_out(position, groups, message, body)
+        if kept.released:
+            self.released(kept.released)
+
+    def _set_out(
+        self, position: int, groups: dict[tuple[str, str], list[Delivery]], message: Message, body: bytes
+    ) -> None:
+        """Into memory, if it finds room there: what shares an address leaves together."""
+        version = self._directory().version
         for (name, _), deliveries in groups.items():
             lane = self.lane(name)
             lane.under(deliveries[0].policy.lane)
@@ -167,8 +176,6 @@ class Delivering:
             if not name or not lane.offer(parcel, deliveries[0].key):
                 lane.due_at(deliveries[0].key, min(delivery.due for delivery in deliveries))
                 self._poke.set()
-        if kept.released:
-            self.released(kept.released)
 
     def woken(self, lane: str, key: str) -> None:
         """Something for a destination is due now, in the store (a redrive)."""
@@ -356,13 +363,16 @@ class Delivering:
     # -- the end of the day
 
     async def drain(self, seconds: float) -> None:
-        """Finishes the attempts that are under way; what is not done by then is cancelled and found again at start."""
+        """Finishes the attempts that are under way, and tells who waits for them how they ended.
+
+        What is not done by then is cancelled, and found again at the next start.
+        """
         self._stopping = True
         async with asyncio.timeout(seconds + 5):
             deadline = asyncio.get_running_loop().time() + seconds
             for lane in self.lanes.values():
                 lane.end()
-            while any(lane.under_way for lane in self.lanes.values()):
+            while self.settling.unwritten or any(lane.under_way for lane in self.lanes.values()):
                 if asyncio.get_running_loop().time() > deadline:
                     break
                 await asyncio.sleep(0.02)

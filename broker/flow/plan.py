@@ -20,6 +20,8 @@ from broker.core.turns import within
 from broker.plugins import MAILBOX, Channels, is_mailbox
 from broker.store import NewDelivery
 
+REMEMBERED = 10_000  # ways; beyond, they are worked out anew
+
 
 class Planning:
     def __init__(
@@ -29,6 +31,7 @@ class Planning:
         self._wall = wall  # the machine's clock: that of senders, as far as we can know
         # whether a lane is open for a destination: of several addresses the first that works is taken
         self._is_open = is_open
+        self._ways: dict[tuple[str, str], tuple[str, str | None]] = {}  # lane and mailbox by address and destination
 
     def deliveries(self, route: Route, message: Message, *, now: datetime) -> tuple[Route, tuple[NewDelivery, ...]]:
         """The deliveries of a route; an address that no channel of ours can use refuses its own destination only."""
@@ -91,7 +94,7 @@ class Planning:
         stream = None
         if policy.order is not Order.NONE and state is State.WAITING:
             stream = stream_of(policy, message, key or address)
-        mailbox = mailbox_of(address, name)
+        lane, mailbox = self._ways.get((address, name)) or self._way(address, name)
         if mailbox is not None:
             state = State.DONE  # the accepting commit is the delivery
         given, wished = message.envelope.expirytime, message.envelope.priority
@@ -102,7 +105,7 @@ class Planning:
             destination=name,
             key=key,
             address=address,
-            lane=self._lane(address),
+            lane=lane,
             state=state,
             due=now + policy.retry.first,
             expiry=min(given, give_up) if given is not None else give_up,
@@ -117,15 +120,20 @@ class Planning:
             stream=stream,
         )
 
-    def _lane(self, address: str) -> str:
-        if not address or is_mailbox(address):
-            return ""
-        try:
-            return self._channels.lane_of(address)
-        except ValueError as error:
-            raise NoRoute(
-                f"the address of the destination cannot be used: {error}", id="no-usable-address", who=Who.BROKER
-            ) from error
+    def _way(self, address: str, name: str) -> tuple[str, str | None]:
+        """The lane that leads to an address, or the mailbox that it is; remembered, as addresses are few."""
+        lane, mailbox = "", mailbox_of(address, name)
+        if address and mailbox is None:
+            try:
+                lane = self._channels.lane_of(address)
+            except ValueError as error:
+                raise NoRoute(
+                    f"the address of the destination cannot be used: {error}", id="no-usable-address", who=Who.BROKER
+                ) from error
+        if len(self._ways) >= REMEMBERED:
+            self._ways.clear()
+        self._ways[address, name] = lane, mailbox
+        return lane, mailbox
 
 
 def stream_of(policy: Policy, message: Message, destination: str) -> bytes | None:

@@ -93,6 +93,7 @@ class Settling:
         self._followers = followers
         self._meter = meter
         self._schedule = schedule
+        self.unwritten = 0  # ends of attempts of which the store has not said yet that they are on disk
 
     async def ended(
         self,
@@ -200,6 +201,7 @@ class Settling:
             comes = self._report(position, deliveries, message, end)
         # the caller waits for it, or what comes next in its stream
         soon = self._callers.waits(position) or deliveries[0].policy.order is not Order.NONE
+        self.unwritten += 1
         future = self._store.settle(Settlement(change=end.change, comes=comes), soon=soon)
         future.add_done_callback(lambda done: self._settled(lane, deliveries, message, end, comes, done))
 
@@ -221,6 +223,7 @@ class Settling:
         comes: NewMessage | None,
         done: asyncio.Future[Settled],
     ) -> None:
+        self.unwritten -= 1
         position, numbers = deliveries[0].position, end.change.numbers
         lane.settled(position, numbers, ended=end.outcome is not None)
         if done.cancelled() or done.exception() is not None:

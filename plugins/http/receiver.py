@@ -81,45 +81,48 @@ class HttpReceiver:
             claims=claims_of(request),
         )
 
-    async def take(self, said: Said, body: bytes, at: datetime, hold: Hold | None = None) -> Answer:
-        digest = said.envelope.digest
-        if digest is not None:
-            await check_attribute(body, digest)
-        return await self._host.accept(
-            Arrival(
-                channel="http",
-                peer=said.peer,
-                body=body,
-                media_type=said.content_type,
-                at=at,
-                release=said.release,
-                envelope=said.envelope,
-                asked=said.asked,
-                way_in=said.way_in,
-                headers=said.headers,
-                hold=hold,
-            )
+    def arrival(self, said: Said, body: bytes, at: datetime, hold: Hold | None = None) -> Arrival:
+        return Arrival(
+            channel="http",
+            peer=said.peer,
+            body=body,
+            media_type=said.content_type,
+            at=at,
+            release=said.release,
+            envelope=said.envelope,
+            asked=said.asked,
+            way_in=said.way_in,
+            headers=said.headers,
+            hold=hold,
         )
-
-    async def check(self, said: Said, body: bytes) -> None:
-        """What `body` checks while it reads, for a body that is here."""
-        if len(body) > self._host.max_message:
-            raise too_large(self._host.max_message)
-        if said.claims:
-            await check_claims(body, said.claims)
 
     async def read_and_take(self, request: web.Request, said: Said, at: datetime) -> tuple[Answer, bytes]:
         """Reads the body and hands it in; its hold ends with that, however it ends."""
         host = self._host
         body, hold = await read_body(request, host.max_message, room=host.room, deadline=self.body_deadline)
         try:
-            return await self.take(said, body, at, hold), body
+            if said.envelope.digest is not None:
+                await check_attribute(body, said.envelope.digest)
+            return await host.accept(self.arrival(said, body, at, hold)), body
         finally:
             if hold is not None:
                 hold.let_go()
 
     def now(self) -> datetime:
         return self._host.now()
+
+    async def take_whole(self, said: Said, body: bytes) -> Answer:
+        """Takes in a body that is here, checked as one that is read would be."""
+        self.check_open()
+        host, digest = self._host, said.envelope.digest
+        at = host.now()
+        if len(body) > host.max_message:
+            raise too_large(host.max_message)
+        if said.claims:
+            await check_claims(body, said.claims)
+        if digest is not None:
+            await check_attribute(body, digest)
+        return await host.accept(self.arrival(said, body, at))
 
 
 class Said(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,10 +149,7 @@ class Operation:
         return self._receiver.read(request, asked(request))
 
     async def answer(self, said: Said, body: bytes) -> Reply:
-        self._receiver.check_open()
-        at = self._receiver.now()
-        await self._receiver.check(said, body)
-        return await said.answering.processed(await self._receiver.take(said, body, at))
+        return await said.answering.processed(await self._receiver.take_whole(said, body))
 
     async def ordinarily(self, request: web.Request) -> web.StreamResponse:
         receiver = self._receiver

@@ -147,21 +147,25 @@ def bare(folder: Path, *, to: int = 0) -> contextlib.AbstractContextManager[Cont
     return running("bare", command, folder=folder, port=port, ready=(port, "/health/ready"), settled=settled)
 
 
-def broker(
-    folder: Path, *, to: int | str, name: str = "broker", neighbours: Mapping[str, str] | None = None
-) -> contextlib.AbstractContextManager[Contestant]:
-    """The daemon as an operator would run it: its own defaults, logging included. The store is the folder's.
-
-    `to` is the receiver's port or address, `neighbours` further endpoints with their addresses.
-    """
-    port, admin = free_port(), free_port()
-    config = folder / "broker.yaml"
+def configuration(
+    folder: Path, *, port: int, admin: int, to: int | str, neighbours: Mapping[str, str] | None = None
+) -> str:
+    """`to` is the receiver's port or address, `neighbours` further endpoints with their addresses."""
     names = {"sender": SENDER, "mailbox": MAILBOX, "receiver": RECEIVER}
     address = to if isinstance(to, str) else f"http://127.0.0.1:{to}/fhir/$process-message"
     text = CONFIG.format(port=port, admin=admin, address=address, folder=folder, **names)
-    if neighbours is not None:
-        text += "".join(f'    {endpoint}: "{where}"\n' for endpoint, where in neighbours.items()) + IMPATIENT
-    config.write_text(text)
+    if neighbours is None:
+        return text
+    return text + "".join(f'    {endpoint}: "{where}"\n' for endpoint, where in neighbours.items()) + IMPATIENT
+
+
+def broker(
+    folder: Path, *, to: int | str, name: str = "broker", neighbours: Mapping[str, str] | None = None
+) -> contextlib.AbstractContextManager[Contestant]:
+    """The daemon as an operator would run it: its own defaults, logging included. The store is the folder's."""
+    port, admin = free_port(), free_port()
+    config = folder / "broker.yaml"
+    config.write_text(configuration(folder, port=port, admin=admin, to=to, neighbours=neighbours))
     command = [sys.executable, "-m", "broker", "run", "--config", str(config)]
     settled = f"http://127.0.0.1:{admin}/metrics#{DELIVERED}"
     ready = (admin, "/health/ready")

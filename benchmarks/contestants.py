@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO
 from urllib.error import URLError
@@ -38,7 +38,13 @@ directory:
   endpoints:
     {sender}: "mailbox:"
     {mailbox}: "mailbox:"
-    {receiver}: "http://127.0.0.1:{to}/fhir/$process-message"
+    {receiver}: "{address}"
+"""
+# Tried more often than by default, so that some seconds are long enough to see what a sick neighbour costs.
+IMPATIENT = """\
+defaults:
+  lane: {probe: 1s}
+  retry: {first: 500ms, max: 2s}
 """
 
 
@@ -141,12 +147,25 @@ def bare(folder: Path, *, to: int = 0) -> contextlib.AbstractContextManager[Cont
     return running("bare", command, folder=folder, port=port, ready=(port, "/health/ready"), settled=settled)
 
 
-def broker(folder: Path, *, to: int, name: str = "broker") -> contextlib.AbstractContextManager[Contestant]:
+def configuration(
+    folder: Path, *, port: int, admin: int, to: int | str, neighbours: Mapping[str, str] | None = None
+) -> str:
+    """`to` is the receiver's port or address, `neighbours` further endpoints with their addresses."""
+    names = {"sender": SENDER, "mailbox": MAILBOX, "receiver": RECEIVER}
+    address = to if isinstance(to, str) else f"http://127.0.0.1:{to}/fhir/$process-message"
+    text = CONFIG.format(port=port, admin=admin, address=address, folder=folder, **names)
+    if neighbours is None:
+        return text
+    return text + "".join(f'    {endpoint}: "{where}"\n' for endpoint, where in neighbours.items()) + IMPATIENT
+
+
+def broker(
+    folder: Path, *, to: int | str, name: str = "broker", neighbours: Mapping[str, str] | None = None
+) -> contextlib.AbstractContextManager[Contestant]:
     """The daemon as an operator would run it: its own defaults, logging included. The store is the folder's."""
     port, admin = free_port(), free_port()
     config = folder / "broker.yaml"
-    names = {"sender": SENDER, "mailbox": MAILBOX, "receiver": RECEIVER}
-    config.write_text(CONFIG.format(port=port, admin=admin, to=to, folder=folder, **names))
+    config.write_text(configuration(folder, port=port, admin=admin, to=to, neighbours=neighbours))
     command = [sys.executable, "-m", "broker", "run", "--config", str(config)]
     settled = f"http://127.0.0.1:{admin}/metrics#{DELIVERED}"
     ready = (admin, "/health/ready")

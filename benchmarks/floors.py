@@ -14,6 +14,9 @@ OF_PROXY = 2.0  # times what a plain proxy adds to the median
 CPU = 0.30  # seconds of processor time per 1,000 messages accepted and delivered
 MEMORY = 120  # MiB, resident
 OF_EMPTY = 0.9
+OF_ALONE = 1.1  # times p50 and p99 of the healthy receiver when it is alone; its rate divided by this
+MOST = "max"  # the stage of (g) without a rate
+WORDS = {"per_second": "arrivals a second", "p50_ms": "p50", "p99_ms": "p99"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +79,38 @@ def _stored(point: Point) -> Iterable[Floor]:
         yield _floor("e", f"{point.name}: stored / empty", point.ratios("stored", "empty", point.rate), OF_EMPTY)
 
 
+def base_of(point: Point) -> str:
+    """With what (g) compares: at a rate with neighbours that cost nothing; where the processor is the limit, with
+    neighbours that are well, since a delivery costs it something whoever it is for."""
+    return "well" if point.name == MOST else "alone"
+
+
+def at_rate(point: Point) -> str:
+    return "as many as can" if point.name == MOST else f"{point.name}/s"
+
+
+def _neighbours(point: Point) -> Iterable[Floor]:
+    """The healthy receiver's rate and times, beside sick neighbours and behind one gateway with them.
+
+    The ratio of the medians: a round has few of its slowest messages.
+    """
+    base = base_of(point)
+    keys = ("per_second",) if point.name == MOST else ("per_second", "p50_ms", "p99_ms")
+    for who in ("beside", "gateway"):
+        for key in keys:
+            what = f"{at_rate(point)}: {WORDS[key]}, {who} / {base}"
+            is_rate = key == "per_second"
+            value = point.median(who, key) / point.median(base, key)
+            yield Floor(
+                part="g",
+                what=what,
+                values=point.ratios(who, base, key),
+                value=value,
+                limit=1 / OF_ALONE if is_rate else OF_ALONE,
+                at_most=not is_rate,
+            )
+
+
 def floors(points: list[Point], options: Options) -> list[Floor]:
     """In the order of the parts; a part that was asked for and could not be measured has a row that says so."""
     of: dict[str, Callable[[Point], Iterable[Floor]]] = {
@@ -83,6 +118,7 @@ def floors(points: list[Point], options: Options) -> list[Floor]:
         "b": _delivering,
         "c": _synchronous,
         "e": _stored,
+        "g": _neighbours,
     }
     found = [floor for point in points if point.part in of for floor in of[point.part](point)]
     if "d" in options.parts:

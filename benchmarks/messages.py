@@ -11,6 +11,8 @@ from collections.abc import Iterator
 SENDER = "urn:oid:2.999.10.1"
 MAILBOX = "urn:oid:2.999.20.1"  # an endpoint whose address is its mailbox
 RECEIVER = "urn:oid:2.999.20.2"  # an endpoint that the benchmark's receiver answers for
+WELL = "well"  # the last word of that receiver's address where it has neighbours, and theirs with their endpoints
+NEIGHBOURS = {name: f"urn:oid:2.999.20.{number}" for number, name in enumerate(("dead", "slow", "flap", "refuse"), 11)}
 SIZES = {"4KiB": 4 << 10, "100KiB": 100 << 10, "1MiB": 1 << 20}
 
 BUNDLE_ID = "b1b1b1b1-0000-4000-8000-000000000001"

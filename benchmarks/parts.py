@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -24,7 +25,7 @@ from contestants import (
     receiver,
 )
 from fill import forget
-from messages import MAILBOX, RECEIVER, SIZES
+from messages import MAILBOX, NEIGHBOURS, RECEIVER, SIZES, WELL
 from rounds import WARM, Bench, Point, Seen, Turn
 
 OPERATION = "/fhir/$process-message"
@@ -186,10 +187,43 @@ def cold_and_warm(bench: Bench, past: Path, count: int) -> Point:
     return bench.point("e", f"first messages after a start, {connections(count)}", "per_second", turns)
 
 
+def neighbours(bench: Bench) -> list[Point]:
+    """(g) a healthy receiver and four sick ones, with addresses of their own or behind one gateway."""
+    gateway, own = free_port(), {name: free_port() for name in (WELL, *NEIGHBOURS)}
+    dead = socket.socket()
+    dead.bind(("127.0.0.1", 0))  # and nothing listens: nobody else can have it
+
+    def at(port: int, name: str) -> str:
+        return f"http://127.0.0.1:{port}/fhir/{name}"
+
+    own["dead"] = dead.getsockname()[1]
+    listening = [gateway, *(port for name, port in own.items() if name != "dead")]
+    theirs: dict[str, Callable[[str], str]] = {
+        "alone": lambda name: "mailbox:",  # the same is accepted, and goes nowhere
+        "well": lambda name: at(own["refuse"], "fine"),  # the same goes to a receiver that takes it
+        "beside": lambda name: at(own[name], name),
+        "gateway": lambda name: at(gateway, name),
+    }
+
+    def turn(who: str, where: Callable[[str], str]) -> Turn:
+        def run() -> Seen:
+            """A daemon of its own each time: what waits from before is nobody else's load."""
+            well = at(gateway if who == "gateway" else own[WELL], WELL)
+            others = {endpoint: where(name) for name, endpoint in NEIGHBOURS.items()}
+            with fresh(bench) as folder, broker(folder, to=well, name=who, neighbours=others) as ours:
+                return bench.neighbours(ours, f"http://127.0.0.1:{ours.port}{KEEP}", listening)
+
+        return run
+
+    with dead:
+        return bench.stages("g", {who: turn(who, where) for who, where in theirs.items()})
+
+
 PARTS: dict[str, Callable[[Bench], list[Point]]] = {
     "a": accepting,
     "b": delivering,
     "c": synchronous,
     "e": stored,
     "f": large,
+    "g": neighbours,
 }

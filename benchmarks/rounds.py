@@ -23,6 +23,7 @@ BYTES = 384 << 20  # of messages a round, at most: larger ones are fewer
 FULL_CORE = 0.95  # of a core: from here the driver may be what is measured
 CORES = SERVER_CORE | DRIVER_CORE
 DISTURBED = 0.15  # of them, used by others: from here a round says little (the kernel's own work is some hundredths)
+STAGE, LONGEST_STAGE = 0.5, 10.0  # of a round is a stage of (g): it has four contestants and several stages
 WARM = 4  # messages a connection before the clock starts
 
 
@@ -39,6 +40,8 @@ class Options:
     synchronous: tuple[int, ...]  # connections of (c)
     large: int  # connections of (f)
     stored: int  # messages there before (e)
+    neighbours: int  # connections of (g)
+    rates: tuple[int, ...]  # of (g): messages a second to the healthy receiver
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,6 +181,42 @@ class Bench:
                 print(f"  round {number + 1} {who:8}", _line(seen[who][-1]), flush=True)
             order = order[1:] + order[:1]
         return Point(part=part, name=name, rate=rate, seen=seen, syncs=syncs, idle=memory)
+
+    def neighbours(self, on: Contestant, url: str, listening: list[int]) -> Seen:
+        """One run of the load on a healthy receiver and its neighbours: what was seen, stage by stage."""
+        stages = [*map(str, self.options.rates), "max"]
+        command = program("neighbours", "--url", url, "--listen", *listening, "--stages", ",".join(stages))
+        command += ["--seconds", str(min(self.options.seconds * STAGE, LONGEST_STAGE)), "--n", str(self.options.n)]
+        command += ["--connections", str(self.options.neighbours)]
+        before, all_before = on.cpu(), Used()
+        done = subprocess.run(
+            command,
+            stdout=subprocess.PIPE,
+            check=False,
+            timeout=300,
+            preexec_fn=lambda: os.sched_setaffinity(0, DRIVER_CORE),
+        )
+        if done.returncode:
+            raise SystemExit(f"the neighbours' load failed against {on.name}; what the server said is in {on.log}")
+        used = on.cpu() - before
+        self.disturbed = max(self.disturbed, all_before.by_others(used))
+        return {"stages": json.loads(done.stdout), "cpu_s": used, **on.memory()}
+
+    def stages(self, part: str, turns: dict[str, Turn]) -> list[Point]:
+        """Turn by turn as in `point`; each turn brings a row for each of several points."""
+        seen: dict[str, dict[str, list[Seen]]] = {}
+        order = list(turns)
+        for number in range(self.options.rounds):
+            for who in order:
+                for one in (turn := turns[who]())["stages"]:
+                    seen.setdefault(one["stage"], {}).setdefault(who, []).append(turn | one)
+                    line = f"{one['per_second']:8,.0f}/s arrived  p50 {one['p50_ms']:7.2f} p99 {one['p99_ms']:7.2f} ms"
+                    print(f"  round {number + 1} {who:8} at {one['stage']:>4}/s {line}", flush=True)
+            order = order[1:] + order[:1]
+        return [
+            Point(part=part, name=stage, rate="per_second", seen={who: rows[who] for who in turns})
+            for stage, rows in seen.items()
+        ]
 
 
 def _line(seen: Seen) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Sequence
 
-from floors import Floor, added
+from floors import Floor, added, at_rate, base_of
 from rounds import DISTURBED, Bench, Point
 
 TITLES = {
@@ -15,6 +15,7 @@ TITLES = {
     "d": "what accepting and delivering costs",
     "e": "with a long past in the store",
     "f": "large messages",
+    "g": "a healthy receiver and four sick neighbours, 4 KiB",
 }
 ANCHORS = {"broker": ("bare", "rabbitmq"), "stored": ("empty",), "cold": ("warm",)}
 Row = Sequence[str]
@@ -94,6 +95,27 @@ def costs(points: list[Point]) -> str:
     return table(("", "CPU-s/1,000", "idle RSS / PSS MiB", "RSS / PSS MiB after load"), rows)
 
 
+def neighbours(points: list[Point]) -> str:
+    """What reaches the healthy receiver, and when, beside neighbours of several kinds in (g)."""
+    rows = []
+    for point in points:
+        base = base_of(point)
+        for who in point.seen:
+            ratios = [
+                f"{spread(point.ratios(who, base, key), '.2f')}" if who != base else "1"
+                for key in ("per_second", "p50_ms", "p99_ms")
+            ]
+            rows.append((
+                f"{at_rate(point)}: {who}",
+                spread(point.all(who, "per_second")),
+                spread(point.all(who, "p50_ms"), ".2f"),
+                spread(point.all(who, "p99_ms"), ".1f"),
+                *ratios,
+                f"{point.median(who, 'driver_busy'):.0%}",
+            ))  # fmt: skip
+    return table(("", "arrived/s", "p50 ms", "p99 ms", "rate of base", "p50", "p99", "driver"), rows)
+
+
 def reached(found: list[Floor]) -> str:
     rows = []
     for floor in found:
@@ -116,7 +138,7 @@ def report(bench: Bench, points: list[Point], found: list[Floor]) -> Iterator[st
         if not mine:
             continue
         yield f"\n({part}) {TITLES[part]}"
-        yield {"c": hops, "d": costs}.get(part, durable)(mine)
+        yield {"c": hops, "d": costs, "g": neighbours}.get(part, durable)(mine)
         if part == "e":
             yield _past(bench, mine)
         if part in "abef":

@@ -65,9 +65,6 @@ class End(msgspec.Struct, frozen=True, kw_only=True):
 
 def delivered(position: int, deliveries: Sequence[Delivery], result: Delivered, step: Step) -> End:
     outcome = Outcome(taken=result.taken, status=result.status)
-    first = True
-    for delivery in deliveries:
-        first = first and not delivery.attempts and not delivery.steps and delivery.policy.order is Order.NONE
     return End(
         change=Change(
             position=position,
@@ -77,7 +74,7 @@ def delivered(position: int, deliveries: Sequence[Delivery], result: Delivered, 
             address=deliveries[0].address,
             answer=AnswerState.CLOSED if result.taken is Taken.NOTHING_TO_SAY else None,
             outcome=outcome,
-            first=first,
+            first=_is_first(deliveries),
         ),
         outcome=outcome,
     )
@@ -94,6 +91,7 @@ def refused(position: int, deliveries: Sequence[Delivery], result: Refused, step
             address=deliveries[0].address,
             answer=AnswerState.CLOSED,
             outcome=outcome,
+            first=_is_first(deliveries),
         ),
         outcome=outcome,
         report=result.problem,
@@ -129,6 +127,7 @@ def deferred(
         due=due,
         address=delivery.address,
         lane=lane,
+        first=_is_first((delivery,)),
     )
     return End(change=change, outcome=None)
 
@@ -184,6 +183,14 @@ def moved(position: int, delivery: Delivery, address: str, lane: str, *, now: da
         lane=lane,
         attempted=False,
     )
+
+
+def _is_first(deliveries: Sequence[Delivery]) -> bool:
+    """Whether nothing was tried before, and nothing waits for its end: the store then need not look first."""
+    for delivery in deliveries:
+        if delivery.attempts or delivery.steps or delivery.policy.order is not Order.NONE:
+            return False
+    return True
 
 
 def _numbers(deliveries: Sequence[Delivery]) -> tuple[int, ...]:

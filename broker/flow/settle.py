@@ -199,8 +199,9 @@ class Settling:
         position = deliveries[0].position
         if comes is None and end.report is not None and not self._callers.waits(position):
             comes = self._report(position, deliveries, message, end)
-        # the caller waits for it, or what comes next in its stream
+        # the caller waits for it, or what comes next in its stream, or the source for its answer; a report can wait
         soon = self._callers.waits(position) or deliveries[0].policy.order is not Order.NONE
+        soon = soon or (comes is not None and comes.reports_on is None)
         self.unwritten += 1
         future = self._store.settle(Settlement(change=end.change, comes=comes), soon=soon)
         future.add_done_callback(lambda done: self._settled(lane, deliveries, message, end, comes, done))

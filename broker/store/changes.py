@@ -18,10 +18,10 @@ from broker.store.rows import (
 )
 from broker.store.transaction import Transaction
 
-UPDATE_DONE = (
+UPDATE_FIRST = (
     "UPDATE delivery SET state = ?1, attempts = ?2, has_left = ?3, steps = ?4, ended = ?5, outcome = ?6,"
     " answer = CASE WHEN answer = 1 THEN coalesce(?7, answer) ELSE answer END,"
-    " address = coalesce(?8, address), lane = coalesce(?9, lane)"
+    " address = coalesce(?8, address), lane = coalesce(?9, lane), due = coalesce(?12, due)"
     " WHERE position = ?10 AND number = ?11 AND state = 0 AND attempts = 0 AND steps IS NULL AND stream IS NULL"
 )
 
@@ -64,7 +64,7 @@ def change(tx: Transaction, what: Change) -> int:
     """Moves deliveries that wait to their new state; those that ended meanwhile stay as they are."""
     changed = 0
     for number in what.numbers:
-        if what.first and _done_at_once(tx, what, number):
+        if what.first and _changed_at_once(tx, what, number):
             changed += 1
             continue
         row = tx.db.execute(
@@ -79,19 +79,24 @@ def change(tx: Transaction, what: Change) -> int:
     return changed
 
 
-def _done_at_once(tx: Transaction, what: Change, number: int) -> bool:
-    """The ordinary case in one statement: delivered by its first attempt, in no order; nothing has to be read first."""
-    return tx.change(UPDATE_DONE, _done(tx, what, number, what.answer))
+def _changed_at_once(tx: Transaction, what: Change, number: int) -> bool:
+    """The ordinary case in one statement: the first attempt's end, in no order; nothing has to be read first.
+
+    Also where that went wrong: what a sick destination adds to a group holds the healthy ones' messages up.
+    """
+    due = None if what.due is None else micros(what.due)
+    return tx.change(UPDATE_FIRST, (*_first_end(tx, what, number, what.answer), due))
 
 
 def _answered_at_once(tx: Transaction, what: Change, response: int) -> bool:
     """The same where its response came with it."""
-    return tx.change(UPDATE_ANSWERED, _done(tx, what, what.numbers[0], response))
+    return tx.change(UPDATE_ANSWERED, _first_end(tx, what, what.numbers[0], response))
 
 
-def _done(tx: Transaction, what: Change, number: int, answer: int | None) -> tuple[Any, ...]:
+def _first_end(tx: Transaction, what: Change, number: int, answer: int | None) -> tuple[Any, ...]:
     return (
-        what.state, what.attempted, what.attempted and what.step.left, encode_steps((what.step,)), tx.now,
+        what.state, what.attempted, what.attempted and what.step.left, encode_steps((what.step,)),
+        None if what.state is State.WAITING else tx.now,
         None if what.outcome is None else encode_outcome(what.outcome), answer,
         what.address, what.lane, what.position, number,
     )  # fmt: skip

@@ -10,7 +10,6 @@ from typing import Any
 from broker.core.delivery import AnswerState, State
 from broker.core.fhir.header import Format, Release
 from broker.store import (
-    Counts,
     DeadLetter,
     Delivery,
     Filter,
@@ -20,12 +19,10 @@ from broker.store import (
     Note,
     Open,
     Stored,
-    Waiting,
 )
 from broker.store.bodies import Bodies
 from broker.store.claims import Claims
 from broker.store.rows import DELIVERY, STORED, Policies, delivery_of, id_digest, micros, moment, stored_of
-from broker.store.streams import FAR
 
 
 class Reader:
@@ -99,18 +96,6 @@ def quoted(reader: Reader, ids: Sequence[str], limit: int) -> tuple[Open, ...]:
         if message is not None:
             result.append(Open(stored=message, deliveries=deliveries(reader, position)))
     return tuple(result)
-
-
-def lanes(reader: Reader) -> tuple[Waiting, ...]:
-    rows = reader.db.execute(
-        # the lowest position is the oldest, and stands in the index; the time is then asked once for each lane
-        "SELECT lane, n, due, (SELECT accepted FROM delivery WHERE position = first LIMIT 1) FROM"
-        " (SELECT lane, count(*) AS n, min(due) AS due, min(position) AS first"
-        " FROM delivery WHERE state = 0 GROUP BY lane)"
-    )
-    return tuple(
-        Waiting(lane=lane, count=count, due=moment(due), oldest=moment(oldest)) for lane, count, due, oldest in rows
-    )
 
 
 def expired(reader: Reader, now: int, limit: int) -> tuple[Delivery, ...]:
@@ -279,18 +264,3 @@ def dead(reader: Reader, limit: int, after: int) -> tuple[DeadLetter, ...]:
         if message is not None:
             letters.append(DeadLetter(stored=message, delivery=delivery))
     return tuple(letters)
-
-
-def counts(reader: Reader) -> Counts:
-    def one(sql: str) -> Any:
-        return reader.db.execute(sql).fetchone()[0]
-
-    due = one(f"SELECT min(due) FROM delivery WHERE state = 0 AND lane > '' AND due < {FAR}")
-    return Counts(
-        messages=one("SELECT coalesce(max(position), 0) FROM message"),
-        waiting=one("SELECT count(*) FROM delivery WHERE state = 0"),
-        dead=one("SELECT count(*) FROM delivery WHERE state = 2"),
-        open_answers=one("SELECT count(*) FROM delivery WHERE answer = 1"),
-        oldest_due=None if due is None else moment(due),
-        held_streams=one("SELECT count(DISTINCT stream) FROM stream_hold"),
-    )

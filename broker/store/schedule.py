@@ -1,7 +1,8 @@
 """The schedule: what waits, by lane and destination, and which lanes are held.
 
-Its index is (lane, key, priority, due): a destination's rows are never read to find another's, and which lanes and
-destinations there are is found by stepping from one to the next, however much waits for each.
+Its index is (lane, key, priority, due, state) of what waits: a destination's rows are never read to find another's, and
+which lanes and destinations there are is found by stepping from one to the next, however much waits for each. (The
+state says nothing there that is not known; `schema` says what it is for.)
 """
 
 from __future__ import annotations
@@ -106,14 +107,17 @@ def _levels(tx: Transaction, lane: str, key: str) -> list[int]:
 
 
 def _due(tx: Transaction, lane: str, key: str, limit: int, now: int, fresh: int) -> list[Any]:
-    """The higher priorities first, with some room left to the lower."""
+    """The higher priorities first, with some room left to the lower; what is due together as it was accepted.
+
+    That is the order of the index, behind the due time: asked for by name, SQLite would sort for it.
+    """
     rows: list[Any] = []
     levels = _levels(tx, lane, key)
     for level in levels:
         room = share(limit - len(rows), lower=level != levels[-1])
         rows += tx.db.execute(
             f"SELECT {DELIVERY} FROM delivery WHERE lane = ? AND key = ? AND priority = ? AND state = 0 AND due <= ?"
-            " AND (due <= ? OR attempts = 0) ORDER BY due, position, number LIMIT ?",
+            " AND (due <= ? OR attempts = 0) ORDER BY due LIMIT ?",
             (lane, key, level, fresh, now, room),
         ).fetchall()
         if len(rows) >= limit:

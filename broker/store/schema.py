@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
-VERSION = 3
+VERSION = 4
 
 # Inside, ids are integers and times are microseconds since 1970 (UTC). `message` is only ever appended to and read by
 # position. `claim` is the one place where ids that senders made are looked up: `tie` 0 is the claim of an identity,
@@ -70,10 +70,11 @@ CREATE TABLE delivery (
     priority INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (position, number)
 ) WITHOUT ROWID;
-CREATE INDEX delivery_due ON delivery (lane, key, priority, due) WHERE state = 0;
+-- Some end with the column of their own condition: without it, SQLite looks the row of each entry up for that.
+CREATE INDEX delivery_due ON delivery (lane, key, priority, due, state) WHERE state = 0;
 CREATE INDEX delivery_expiry ON delivery (expiry) WHERE state = 0;
-CREATE INDEX delivery_answer ON delivery (answer_by) WHERE answer = 1;
-CREATE INDEX delivery_dead ON delivery (position) WHERE state = 2;
+CREATE INDEX delivery_answer ON delivery (answer_by, answer) WHERE answer = 1;
+CREATE INDEX delivery_dead ON delivery (position, state) WHERE state = 2;
 CREATE INDEX delivery_stream ON delivery (stream, turn) WHERE stream IS NOT NULL AND state = 0;
 
 CREATE TABLE stream_hold (       -- dead letters that nothing of their stream goes past
@@ -142,9 +143,20 @@ CREATE TABLE stream_hold (
 ) WITHOUT ROWID;
 """
 
+# From version 3: what is counted is counted by the index alone.
+COUNTED = """
+DROP INDEX delivery_due;
+DROP INDEX delivery_answer;
+DROP INDEX delivery_dead;
+CREATE INDEX delivery_due ON delivery (lane, key, priority, due, state) WHERE state = 0;
+CREATE INDEX delivery_answer ON delivery (answer_by, answer) WHERE answer = 1;
+CREATE INDEX delivery_dead ON delivery (position, state) WHERE state = 2;
+"""
+
 UPGRADES = {  # from this version to the next; statements end with `;` at the end of a line
     1: "CREATE TABLE held (position INTEGER PRIMARY KEY);\n",
     2: STREAMS + LANES,
+    3: COUNTED,
 }
 
 

@@ -60,6 +60,7 @@ from broker.store.log import MAX_WAL, Log, connect
 from broker.store.reader import Reader
 from broker.store.rows import micros
 from broker.store.schema import prepare
+from broker.store.tally import Tally
 from broker.store.writer import Writer, Written
 
 T = TypeVar("T")
@@ -118,6 +119,8 @@ class SqliteStore:
         self._local = threading.local()
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="store-reader")
         self._files = ThreadPoolExecutor(READERS, thread_name_prefix="store-files")
+        self._counter = ThreadPoolExecutor(1, thread_name_prefix="store-counter")
+        self._tally = Tally(partial(self._read, on=self._counter))
 
     def _remove_orphans(self, db: sqlite3.Connection) -> None:
         """A crash between a body and the row that would name it leaves a file that nobody will ever read."""
@@ -165,11 +168,9 @@ class SqliteStore:
 
     def settle(self, settlement: Settlement, *, soon: bool = True) -> Future[Settled]:
         comes = settlement.comes
-        if comes is None:
-            return self._writer.submit(changes.settle, settlement, None, must=True, soon=soon)
-        if len(comes.body) > LARGE:
+        if comes is not None and len(comes.body) > LARGE:
             return self._with_file(comes.body, changes.settle, settlement, must=True)
-        return self._writer.submit(changes.settle, settlement, None, must=True)
+        return self._writer.submit(changes.settle, settlement, None, must=True, soon=soon)
 
     def add(
         self, position: int, deliveries: Sequence[NewDelivery], whole: tuple[bytes, bytes] | None = None
@@ -268,10 +269,10 @@ class SqliteStore:
 
     # -- reading
 
-    async def _read(self, function: Callable[..., T], *arguments: Any) -> T:
+    async def _read(self, function: Callable[..., T], *arguments: Any, on: ThreadPoolExecutor | None = None) -> T:
         await self._writer.settled()
         try:
-            return await self._loop.run_in_executor(self._readers, self._on_reader, function, arguments)
+            return await self._loop.run_in_executor(on or self._readers, self._on_reader, function, arguments)
         except sqlite3.Error as error:
             raise StoreError(f"the store cannot be read: {error}") from error
 
@@ -316,7 +317,7 @@ class SqliteStore:
         return await self._read(reader.quoted, ids, limit)
 
     async def lanes(self) -> tuple[Waiting, ...]:
-        return await self._read(reader.lanes)
+        return await self._tally.lanes()
 
     async def schedule(self) -> tuple[Due, ...]:
         return await self._read(schedule.due)
@@ -351,7 +352,7 @@ class SqliteStore:
         return await self._read(reader.dead, limit, after)
 
     async def counts(self) -> Counts:
-        return await self._read(reader.counts)
+        return await self._tally.counts()
 
     async def close(self) -> None:
         """Writes what is queued, then closes; readers finish what they read."""
@@ -360,4 +361,5 @@ class SqliteStore:
         self._writer.flush()
         await asyncio.to_thread(self._writer.close)
         await asyncio.to_thread(self._readers.shutdown)
+        await asyncio.to_thread(self._counter.shutdown)
         os.close(self._lock)

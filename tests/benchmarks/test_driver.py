@@ -30,9 +30,10 @@ for kind in (requests(int(sys.argv[1]), MAILBOX), responses(int(sys.argv[1]))):
 
 
 THE_BROKERS_CONFIGURATION = """
-from contestants import CONFIG, MAILBOX, RECEIVER, SENDER
-names = {"sender": SENDER, "mailbox": MAILBOX, "receiver": RECEIVER}
-print(CONFIG.format(port=8080, admin=8079, to=8090, folder=".", **names))
+from pathlib import Path
+from contestants import configuration
+more = dict.fromkeys(("urn:oid:2.999.20.11", "urn:oid:2.999.20.12"), "mailbox:") if NEIGHBOURS else None
+print(configuration(Path("."), port=8080, admin=8079, to=8090, neighbours=more))
 """
 
 
@@ -125,9 +126,10 @@ def test_driver_drives_nothing_but_loopback() -> None:
     assert "Only loopback" in done.stderr
 
 
-def test_the_broker_is_measured_with_a_configuration_it_accepts(tmp_path: Path) -> None:
+@pytest.mark.parametrize("neighbours", [0, 2])
+def test_the_broker_is_measured_with_a_configuration_it_accepts(tmp_path: Path, neighbours: int) -> None:
     file = tmp_path / "broker.yaml"
-    file.write_text(printed(THE_BROKERS_CONFIGURATION))
+    file.write_text(printed(THE_BROKERS_CONFIGURATION.replace("NEIGHBOURS", str(neighbours))))
     settings = load(file)
     assert settings.warnings == ()
-    assert len(settings.directory.endpoints) == 3
+    assert len(settings.directory.endpoints) == 3 + neighbours

@@ -6,6 +6,7 @@ import asyncio
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import pytest
 from store_values import DAY, NOW, delivery, expecting, header, mail, new, quoting, settlement
 
@@ -97,6 +98,36 @@ async def test_withdrawn_delivery_that_is_asked_for_again_waits_again(store: Sto
     assert (one.number, one.state, one.answer, one.due) == (1, State.WAITING, AnswerState.OPEN, SOON + SECOND)
     assert [step.what for step in one.steps] == ["cancelled", "redriven"]
     assert other.state is State.WAITING
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        {"answer": AnswerState.CLOSED, "outcome": Outcome(taken=Taken.NOTHING_TO_SAY)},
+        {"state": State.DEAD, "answer": AnswerState.CLOSED, "outcome": Outcome(status=422)},
+        {"state": State.WAITING, "due": SOON + SECOND},
+        {"state": State.WAITING, "due": SOON + SECOND, "lane": "other", "address": "test://other"},
+    ],
+)
+async def test_end_of_a_first_attempt_says_the_same_whether_it_is_said_to_be_one(
+    store: Store, end: dict[str, Any]
+) -> None:
+    await accepted(store, new("1", expecting("urn:a"), expecting("urn:b")))
+    settled = await asyncio.gather(*(store.settle(settlement(1, n, first=n == 1, **end)) for n in (1, 2)))
+    assert [one.changed for one in settled] == [1, 1]
+    one, other = await store.deliveries(1)
+    assert one == msgspec.structs.replace(
+        other, number=1, destination="urn:a", key="urn:a", address=end.get("address", "test://urn:a")
+    )
+
+
+async def test_refusal_of_what_has_ended_meanwhile_is_reported_to_nobody(store: Store) -> None:
+    await accepted(store, new("1"))
+    await store.settle(settlement(1))
+    refused = settlement(1, state=State.DEAD, first=True, comes=new(None, mail("urn:s"), reports_on=1))
+    settled = await store.settle(refused)
+    assert (settled.changed, settled.came) == (0, None)
+    assert [one.state for one in await store.deliveries(1)] == [State.DONE]
 
 
 # -- the schedule

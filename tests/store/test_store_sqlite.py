@@ -46,6 +46,28 @@ async def test_what_comes_together_is_committed_together(tmp_path: Path) -> None
     assert len(groups) < 20
 
 
+async def test_group_with_refusals_asks_the_store_nothing_for_them(store: SqliteStore, tmp_path: Path) -> None:
+    """What a sick destination adds to a group is written with the rest of it, in a statement a table."""
+    await asyncio.gather(*(store.accept(new(f"{n}")) for n in range(20)))
+    statements: list[str] = []
+    store._writer._db.set_trace_callback(statements.append)
+    ends = (State.DEAD, State.WAITING)
+    work = [
+        store.settle(
+            settlement(n, state=ends[n % 2], due=NOW, first=True, comes=new(None, mail("urn:s"), reports_on=n))
+        )
+        for n in range(1, 21)
+    ]
+    work += [store.accept(new(f"other {n}")) for n in range(20)]
+    await asyncio.gather(*work)
+    store._writer._db.set_trace_callback(None)
+    assert not [one for one in statements if one.startswith("SELECT") and "FROM delivery" in one]
+    kinds = [one.split("(")[0].split("SET")[0] for one in statements if one.startswith(("INSERT", "UPDATE"))]
+    runs = [kind for number, kind in enumerate(kinds) if kinds[number - 1] != kind]
+    assert kinds.count("UPDATE delivery ") == 20
+    assert runs.count("UPDATE delivery ") <= statements.count("COMMIT"), "one run of them in each group"
+
+
 async def test_bad_operation_fails_alone(store: SqliteStore) -> None:
     bad = new("bad", delivery(due=NOW, rule=None))  # no column takes it
     results = await asyncio.gather(

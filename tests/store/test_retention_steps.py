@@ -129,20 +129,21 @@ MOVES = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
+    first=st.sampled_from(KINDS),
     moves=st.lists(MOVES, min_size=5, max_size=40),
     at_once=st.integers(1, 4),
     held_at_once=st.integers(1, 4),
     in_time=st.booleans(),
 )
 def test_nothing_open_goes_whatever_happens_between_the_steps_and_the_rest_goes_in_the_end(
-    moves: list[tuple[str, str | int]], at_once: int, held_at_once: int, in_time: bool
+    first: str, moves: list[tuple[str, str | int]], at_once: int, held_at_once: int, in_time: bool
 ) -> None:
     async def run(path: Path) -> None:
         shelf = Shelf(path)
         models: list[Model] = []
-        for move, how in moves:
+        for move, how in [("comes", first), *moves]:
             if move == "comes":
                 name = f"m{len(models)}"
                 position = await shelf.keep(new(name, *deliveries_of(str(how), name), body=name.encode()))

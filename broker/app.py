@@ -31,6 +31,7 @@ from broker.core.ids import MessageIds
 from broker.core.rules import RuleSet
 from broker.directory import Directory, DirectoryProblem, Snapshot, changed_names
 from broker.flow.accept import Accepting
+from broker.flow.aside import Aside
 from broker.flow.callers import Callers
 from broker.flow.clock import SteadyClock
 from broker.flow.deliver import Delivering
@@ -104,6 +105,7 @@ class Broker:
             committed=self.metrics.committed,
         )  # fmt: skip
         self.here = _here(settings, self.store, self._clock)
+        self.aside = Aside()
         self.intake = Intake(here=self.here, free=self.store.free, wal=self.store.wal)
         looks = (self._clock.look, self.intake.look)
         self.watching = Watching(looks=looks, stalled=self.metrics.stalled)
@@ -128,7 +130,7 @@ class Broker:
         settings, here, store = self._settings, self.here, self.store
         self.delivering = Delivering(
             here=here, store=store, channels=self.channels, directory=self._snapshot, callers=self.callers,
-            followers=self.followers, meter=self.metrics,
+            followers=self.followers, aside=self.aside, meter=self.metrics,
         )  # fmt: skip
         planning = Planning(channels=self.channels, is_open=self.delivering.is_open, wall=here.wall)
         self.responding = Responding(
@@ -148,7 +150,9 @@ class Broker:
             callers=self.callers, meter=self.metrics,
             stores_and_forwards=self.channels.stores_and_forwards,
         )  # fmt: skip
-        self.receiving = Receiving(here=here, accepting=self.accepting, intake=self.intake, meter=self.metrics)
+        self.receiving = Receiving(
+            here=here, accepting=self.accepting, intake=self.intake, aside=self.aside, meter=self.metrics
+        )
         settling.arrivals = self.receiving
 
     def _snapshot(self) -> Snapshot:
@@ -289,6 +293,7 @@ class Broker:
             await runner.cleanup()
         for sender in set(self.channels.senders().values()):
             await sender.stop()
+        await self.aside.close()
         await self.store.close()
 
 

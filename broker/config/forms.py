@@ -40,7 +40,8 @@ class Limits(Form):
     in_flight: Size = Field(
         default=256 * MIB,
         ge=1,
-        description="Bytes of messages held in memory at once; above it senders hear a clear later.",
+        description="Bytes of messages held in memory at once; above it senders hear a clear later. Large ones that are"
+        " being sent may take as much again.",
     )
     hops: int = Field(default=16, ge=1, description="Brokers a message may have passed; more is taken for a loop.")
     clock_skew: Duration = Field(

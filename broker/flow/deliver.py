@@ -17,10 +17,12 @@ from broker.core.delivery import State
 from broker.core.hold import Hold, Phase
 from broker.core.message import Message
 from broker.core.resolution import Whereabouts
+from broker.flow.aside import Aside
 from broker.flow.callers import Callers
 from broker.flow.carry import Carrying
 from broker.flow.here import Here
 from broker.flow.lane import CLAIMED_FOR, Lane
+from broker.flow.loads import Loads
 from broker.flow.meter import Meter
 from broker.flow.notify import Followers
 from broker.flow.queue import Parcel
@@ -55,6 +57,7 @@ class Delivering:
         directory: Callable[[], Whereabouts],
         callers: Callers,
         followers: Followers,
+        aside: Aside,
         meter: Meter,
     ) -> None:
         self._here = here
@@ -63,7 +66,7 @@ class Delivering:
         self._followers = followers
         self._meter = meter
         self.settling = Settling(
-            here=here, store=store, callers=callers, followers=followers, meter=meter, schedule=self
+            here=here, store=store, callers=callers, followers=followers, aside=aside, meter=meter, schedule=self
         )
         self._carrying = Carrying(
             here=here,
@@ -75,6 +78,7 @@ class Delivering:
             schedule=self,
             settling=self.settling,
         )
+        self._loads = Loads(here.in_flight)
         self.lanes: dict[str, Lane] = {}
         self.holds: dict[str, Hold] = {}  # by lane, what operators ordered, planned ones too
         self._asking: dict[str, asyncio.Task[None]] = {}  # lanes for which the store is being asked
@@ -90,6 +94,7 @@ class Delivering:
         if lane is None:
             lane = self.lanes[name] = Lane(
                 name,
+                loads=self._loads,
                 now=self._here.now,
                 attempt=self._carrying.attempt,
                 start=self.spawn,

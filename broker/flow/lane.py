@@ -18,6 +18,7 @@ from broker.core.circuit import ALL_WELL, WELL, Health, Sign, destination_after,
 from broker.core.hold import Hold
 from broker.core.policy import LanePolicy
 from broker.flow.agenda import Agenda
+from broker.flow.loads import Loads
 from broker.flow.queue import Parcel, Queue
 from broker.flow.ready import LOW, READY, Ready
 
@@ -36,6 +37,7 @@ class Lane:
         self,
         name: str,
         *,
+        loads: Loads,
         now: Callable[[], datetime],
         attempt: Callable[[Lane, Parcel], Awaitable[None]],
         start: Callable[[Awaitable[None], str], object],
@@ -49,7 +51,7 @@ class Lane:
         self.under_way: dict[int, set[int]] = {}  # position: numbers
         self.peer = ALL_WELL
         self.hold: Hold | None = None  # while an operator lets nothing go
-        self.ready = Ready()
+        self.ready = Ready(loads, freed=self._wake_worker)
         self.ready.concurrent = self.policy.concurrent
         self._agenda = Agenda()
         self._is_shut = False  # held, or the broker stops: nothing is begun
@@ -216,6 +218,8 @@ class Lane:
                     self.under_way[parcel.position] = left
                 else:
                     del self.under_way[parcel.position]
+        if parcel.body is None:
+            self.ready.unload(parcel)
         if parcel.is_probe:
             self._probes -= 1
         if queue.held_back and queue.count < READY // LOW:

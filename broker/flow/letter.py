@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from datetime import datetime
 
@@ -18,7 +17,6 @@ from broker.core.message import Fate, Message
 from broker.flow.here import Here
 
 GIVES_UP = 2047  # bytes; hashlib keeps the interpreter for pieces up to this size
-ASIDE = 1 << 20  # bytes; reading and hashing more than this would hold up the event loop for milliseconds
 
 
 class Letter(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,15 +33,8 @@ class Letter(msgspec.Struct, frozen=True, kw_only=True):
         return self.arrival.body
 
 
-async def opened(arrival: Arrival) -> tuple[Header, bytes]:
-    """The header of what came, and the SHA-256 of its bytes; raises Refusal for what cannot be read."""
-    if len(arrival.body) > ASIDE:
-        return await asyncio.to_thread(opened_here, arrival)
-    return opened_here(arrival)
-
-
 def opened_here(arrival: Arrival) -> tuple[Header, bytes]:
-    """The same for a body of up to `ASIDE` bytes, or outside the event loop."""
+    """The header of what came, and the SHA-256 of its bytes; raises Refusal. What is large is opened `aside`."""
     return read(arrival.body, media_type(arrival.media_type), url_release=arrival.release), _sha256(arrival.body)
 
 

@@ -22,10 +22,11 @@ from broker.core.outcome import (
     Who,
 )
 from broker.flow.accept import Accepting
+from broker.flow.aside import ASIDE, Aside
 from broker.flow.callers import Caller
 from broker.flow.here import Here
 from broker.flow.intake import Intake
-from broker.flow.letter import ASIDE, Letter, message_of, opened, opened_here
+from broker.flow.letter import Letter, message_of, opened_here
 from broker.flow.meter import Meter
 from broker.store import StoreError
 
@@ -41,11 +42,13 @@ class Receiving:
         here: Here,
         accepting: Accepting,
         intake: Intake,
+        aside: Aside,
         meter: Meter,
     ) -> None:
         self._here = here
         self._accepting = accepting
         self._intake = intake
+        self._aside = aside
         self._meter = meter
 
     async def __call__(self, arrival: Arrival) -> Answer:
@@ -57,7 +60,7 @@ class Receiving:
             else:  # it came in pieces, and was counted while it came
                 intake.check_store()
             try:
-                header, sha256 = opened_here(arrival) if size <= ASIDE else await opened(arrival)
+                header, sha256 = opened_here(arrival) if size <= ASIDE else await self._aside.opened(arrival)
                 trusted = self._here.steers(arrival.peer.party)
                 self._admit(arrival, trusted=trusted)
                 taken = await self._accepting.take(self._letter(arrival, header, sha256, trusted=trusted))

@@ -14,7 +14,8 @@ from broker.store import Cutoffs, Removed, Store, StoreError
 log = structlog.get_logger("broker.retention")
 
 EVERY = 60.0  # seconds
-BREATH = 0.05  # seconds between two steps of a long round: messages that come and go are served first
+BREATH = 2.0  # times as long as a step took, others have the store before the next one …
+SHORTEST, LONGEST = 0.005, 0.25  # … and in seconds
 BEGIN = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -58,11 +59,13 @@ class Retaining:
     async def once(self) -> None:
         """One round: steps, for as long as there is more."""
         total = Removed(body=0, mailbox=0, identity=0, trace=0, more=True)
+        clock = asyncio.get_running_loop().time
         try:
             while total.more:
+                started = clock()
                 total = _together(total, await self._store.retain(self._ages.before(self._here.now())))
                 if total.more:
-                    await asyncio.sleep(BREATH)
+                    await asyncio.sleep(min(max(BREATH * (clock() - started), SHORTEST), LONGEST))
         finally:
             if any((total.body, total.mailbox, total.identity, total.trace)):
                 log.info(

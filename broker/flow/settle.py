@@ -20,10 +20,11 @@ from broker.core.message import Fate, Message, digest_text
 from broker.core.outcome import Refusal
 from broker.core.policy import Order, Policy
 from broker.flow import attempt as attempts
+from broker.flow.aside import Aside
 from broker.flow.callers import Callers
 from broker.flow.here import Here
 from broker.flow.lane import CLAIMED_FOR, Lane
-from broker.flow.letter import message_of, opened
+from broker.flow.letter import message_of
 from broker.flow.meter import Meter
 from broker.flow.notify import Followers
 from broker.flow.queue import Parcel
@@ -84,6 +85,7 @@ class Settling:
         store: Store,
         callers: Callers,
         followers: Followers,
+        aside: Aside,
         meter: Meter,
         schedule: Schedule,
     ) -> None:
@@ -91,6 +93,7 @@ class Settling:
         self._store = store
         self._callers = callers
         self._followers = followers
+        self._aside = aside
         self._meter = meter
         self._schedule = schedule
         self.unwritten = 0  # ends of attempts of which the store has not said yet that they are on disk
@@ -149,7 +152,7 @@ class Settling:
             return None, ""
         arrival = self._arrival(deliveries[0], body, result.media_type)
         try:
-            header, sha256 = await opened(arrival)
+            header, sha256 = await self._aside.opened(arrival)
         except Refusal as refusal:
             return None, f"{result.note}; its answer is no message that we can read: {refusal}"
         if not await self.answers.is_answer(header, parcel.position, parcel.message):

@@ -1,13 +1,14 @@
 """What goes once its time is over: bodies, mail, identities, and at last the whole trace of a message.
 
-A walk over the positions, one for each kind, looks at each message when its time has come, a few in a transaction, and
-notes in `meta` how far it is. Whatever may not go yet is entered in `held` and looked at again until it may: nothing
-that waits, is unanswered or dead is removed, and what ended late is kept as long as the rest, from its end on.
+A walk over the positions, one for each kind, looks at each message when its time has come, for a millisecond in each
+transaction, and notes in `meta` how far it is. Whatever may not go yet is entered in `held` and looked at again until
+it may: nothing that waits, is unanswered or dead is removed, and what ended late is kept as long, from its end on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -17,8 +18,9 @@ from broker.store.claims import unpack
 from broker.store.rows import micros
 from broker.store.transaction import Transaction
 
-AT_ONCE = 200  # messages in one transaction, so that no commit takes long
-HELD_AT_ONCE = 500  # looks at what is held: many may stay for good (dead letters), and a look costs little
+LONG = 0.001  # seconds of one transaction: others wait for it, and what it changed is still to be written
+AT_ONCE = 16  # messages in one transaction: each changes some pages, which cost most where all of them are in memory
+HELD_AT_ONCE = 500  # looks at what is held in a round of steps: many may stay for good (dead letters)
 PAGES = 16 << 10  # bytes that a message which is looked at adds to the log, about
 SOON = 3_600_000_000  # microseconds: an end so soon after the acceptance is as good as at once
 
@@ -33,6 +35,7 @@ class _Round:
     cutoffs: Mapping[str, int]
     reached: dict[str, int]
     claimed: int  # claims up to this position are in their table; of the others, memory still knows
+    has_taken: Callable[[float], bool]  # whether this share of the time for a step has passed
     went: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
     files: list[str] = field(default_factory=list)
 
@@ -44,14 +47,25 @@ def retain(tx: Transaction, older: Cutoffs) -> tuple[Removed, list[str]]:
         cutoffs={kind: micros(getattr(older, kind)) for kind in KINDS},
         reached={kind: _meta(tx, f"retained-{kind}") for kind in KINDS},
         claimed=_meta(tx, "claimed"),
+        has_taken=_timer(),
     )
-    _look_at_held(round)
+    if tx.held_looks < HELD_AT_ONCE:
+        _look_at_held(round)
     left = AT_ONCE
     for kinds in _walks(round):
         left = _walk(round, kinds, left)
         if not left:
             break
-    return Removed(**round.went, more=not left), round.files
+    more = not left or tx.held_looks < HELD_AT_ONCE
+    if not more:  # the next round goes on with what is held where this one stopped
+        tx.held_looks = 0
+    return Removed(**round.went, more=more), round.files
+
+
+def _timer() -> Callable[[float], bool]:
+    """Says whether a share of the time that a step may take has passed."""
+    start = time.perf_counter()
+    return lambda share: time.perf_counter() - start >= share * LONG
 
 
 def _meta(tx: Transaction, name: str) -> int:
@@ -67,7 +81,10 @@ def _walks(round: _Round) -> Iterator[list[str]]:
 
 
 def _walk(round: _Round, kinds: list[str], limit: int) -> int:
-    """Goes on over at most `limit` messages, up to the first that is too young; returns what is left of the limit."""
+    """Goes on over at most `limit` messages, up to the first that is too young.
+
+    Returns what is left of the limit: nothing once the time is over, which is asked after the first message.
+    """
     db, now, cutoff = round.tx.db, round.tx.now, round.cutoffs[kinds[0]]
     rows = db.execute(
         "SELECT position, accepted FROM message WHERE position > ? ORDER BY position LIMIT ?",
@@ -81,6 +98,9 @@ def _walk(round: _Round, kinds: list[str], limit: int) -> int:
         round.reached.update(dict.fromkeys(kinds, position))
         if not _look(round, position):
             db.execute("INSERT OR IGNORE INTO held (position) VALUES (?)", (position,))
+        if round.has_taken(1.0):
+            limit = looked
+            break
     if looked:
         db.executemany(
             "INSERT OR REPLACE INTO meta VALUES (?, ?)",
@@ -91,13 +111,23 @@ def _walk(round: _Round, kinds: list[str], limit: int) -> int:
 
 
 def _look_at_held(round: _Round) -> None:
-    """Some of what is held, from where the last round stopped."""
+    """Some of what is held, from where the last step stopped, for half of the time."""
     tx = round.tx
+    limit = min(AT_ONCE, HELD_AT_ONCE - tx.held_looks)
     rows = tx.db.execute(
-        "SELECT position FROM held WHERE position > ? ORDER BY position LIMIT ?", (tx.held_after, HELD_AT_ONCE)
+        "SELECT position FROM held WHERE position > ? ORDER BY position LIMIT ?", (tx.held_after, limit)
     ).fetchall()
-    tx.held_after = rows[-1][0] if len(rows) == HELD_AT_ONCE else 0
-    free = [(position,) for (position,) in rows if _look(round, position)]
+    looked, free = 0, []
+    for (position,) in rows:
+        if looked and round.has_taken(0.5):
+            break
+        looked += 1
+        if _look(round, position):
+            free.append((position,))
+    if looked == len(rows) < limit:  # that was the last of them
+        tx.held_after, tx.held_looks = 0, HELD_AT_ONCE
+    else:
+        tx.held_after, tx.held_looks = rows[looked - 1][0], tx.held_looks + looked
     tx.db.executemany("DELETE FROM held WHERE position = ?", free)
     tx.logged += len(free) * PAGES
 

@@ -38,6 +38,7 @@ class Transaction:
         self.now = 0  # microseconds; the commit's time, set by the writer for each group
         self.logged = 0  # bytes that the group adds to the log beyond what its operations usually do, about
         self.held_after = 0  # where retention goes on looking at what it had to keep
+        self.held_looks = 0  # how much of it it has looked at in the round at hand
         self._before = self.last  # the last position ahead of the group at hand
         self.claims = Claims(db)
         self.careful = False  # nothing is taken for granted

@@ -12,8 +12,8 @@ from aiohttp import hdrs, web
 from broker.channel import Hold, Room
 from broker.core.outcome import BadRequest, Refusal, TooLarge, Unsupported
 from broker.web import Asking, HttpRefusal, send_continue
-from plugins.http.coding import Coding, Damaged, TooBig, Unpacker, coding_of
-from plugins.http.digest import HASHES, digest_of, parse_attribute, parse_content_digest
+from plugins.http.coding import PIECE, Coding, Damaged, TooBig, Unpacker, coding_of
+from plugins.http.digest import BESIDE_THE_LOOP, HASHES, digest_of, parse_attribute, parse_content_digest
 
 DEADLINE = 60.0  # seconds for a body of any size, …
 NO_WIRE: Mapping[str, bytes] = MappingProxyType({})  # the body came unpacked: its bytes are those on the wire
@@ -69,9 +69,11 @@ async def _stream(
                 clock.reschedule(start + deadline + came / SLOWEST)
                 for hasher in wire.values():
                     hasher.update(chunk)
-                piece = unpacker.feed(chunk)
-                hold.grow(len(piece))
-                pieces.append(piece)
+                for piece in unpacker.feed(chunk):
+                    hold.grow(len(piece))
+                    pieces.append(piece)
+                    if len(piece) >= PIECE:  # a little unpacks to much: others have their turn in between
+                        await asyncio.sleep(0)
         unpacker.finish()
     except TimeoutError:
         text = f"the body did not come in time; {came} bytes were read; send it again"
@@ -83,7 +85,8 @@ async def _stream(
         raise BadRequest(text, id="damaged-encoding", expression="http.content-encoding") from None
     except web.RequestPayloadError:
         raise BadRequest("the body breaks off or its framing is wrong", id="damaged-body", code="structure") from None
-    return b"".join(pieces), {name: hasher.digest() for name, hasher in wire.items()}
+    body = await asyncio.to_thread(b"".join, pieces) if came > BESIDE_THE_LOOP else b"".join(pieces)
+    return body, {name: hasher.digest() for name, hasher in wire.items()}
 
 
 def _coding(request: web.Request) -> Coding:

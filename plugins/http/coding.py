@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 
 # FHIR packs about ten to forty times; only a bomb does better than this over a whole megabyte.
 MOST_RATIO = 250
+PIECE = 256 * 1024  # bytes unpacked in one go, which takes about a millisecond
 SMALL = 1024 * 1024  # below this the ratio is not looked at
 
 
@@ -50,32 +51,36 @@ class Unpacker:
         self._new: Callable[[bytes], zlib._Decompress] = _gzip if coding is Coding.GZIP else _deflate
         self._plain = coding is Coding.IDENTITY
 
-    def feed(self, data: bytes) -> bytes:
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """What comes out, in pieces of at most `PIECE` bytes; all of them are to be taken."""
         self._taken += len(data)
         if self._plain:
             self._given += len(data)
             if self._given > self.limit:
                 raise TooBig(f"more than {self.limit} bytes")
-            return data
-        out: list[bytes] = []
+            yield data
+            return
         data = self._held + data
         self._held = b""
-        while data:
+        more = False  # may come out of what the engine has taken in already
+        while data or more:
             if self._engine is None:
                 data = data.lstrip(b"\0") if self._given else data  # padding between and after gzip members
                 if len(data) < 2:  # a coding shows itself in its first two bytes
                     self._held = data
-                    break
+                    return
                 self._engine = self._new(data)
-            data = self._step(self._engine, data, out)
-        return b"".join(out)
+            room = min(PIECE, self.limit - self._given + 1)
+            try:
+                piece = self._engine.decompress(data, room)
+            except zlib.error as exc:
+                raise Damaged("the compressed body cannot be unpacked") from exc
+            data = self._count(piece, self._engine)
+            more = self._engine is not None and len(piece) == room
+            yield piece
 
-    def _step(self, engine: zlib._Decompress, data: bytes, out: list[bytes]) -> bytes:
-        try:
-            piece = engine.decompress(data, self.limit - self._given + 1)
-        except zlib.error as exc:
-            raise Damaged("the compressed body cannot be unpacked") from exc
-        out.append(piece)
+    def _count(self, piece: bytes, engine: zlib._Decompress) -> bytes:
+        """Returns what is still to be unpacked."""
         self._given += len(piece)
         if self._given > self.limit:
             raise TooBig(f"more than {self.limit} bytes when unpacked")

@@ -15,6 +15,7 @@ MOST_HEADERS = 128
 FRAMING = 16  # bytes of framing that a byte of body may have; the smallest chunk has five
 AT_ONCE = 64 * 1024  # a body up to this is handed over with its head; a larger one as fast as the peer reads
 SLICE = 256 * 1024  # of a larger body; bounds what the transport holds for a peer that has stopped reading
+TURN = 4  # slices in a turn of the loop: to a peer as fast as we are, a large body would hold up everybody else
 BODILESS = frozenset({101, 204, 304})
 
 
@@ -147,9 +148,13 @@ class Connection(asyncio.Protocol):
             self._end(Flaw.LATE, Trouble.LATE)
 
     def _send_on(self) -> None:
-        while self._rest is not None and not self._paused:
+        for _ in range(TURN):
+            if self._rest is None or self._paused:
+                return
             self._transport.write(self._rest[:SLICE])
             self._rest = self._rest[SLICE:] if len(self._rest) > SLICE else None
+        if self._rest is not None and not self._paused:
+            self._loop.call_soon(self._send_on)
 
     def abort(self) -> None:
         """Closes without a good-bye: what is still to be sent or read is nobody's any more."""

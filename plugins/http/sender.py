@@ -217,11 +217,10 @@ async def _body(response: Response) -> bytes:
 
 def _unpacked(packed: bytes, coding: Coding, limit: int) -> bytes:
     unpacker = Unpacker(coding, limit)
-    pieces = [
-        unpacker.feed(packed[start : start + BESIDE_THE_LOOP]) for start in range(0, len(packed), BESIDE_THE_LOOP)
-    ]
+    starts = range(0, len(packed), BESIDE_THE_LOOP)
+    body = b"".join(piece for start in starts for piece in unpacker.feed(packed[start : start + BESIDE_THE_LOOP]))
     unpacker.finish()
-    return b"".join(pieces)
+    return body
 
 
 async def _check_digest(field: str, body: bytes, packed: bytes) -> None:

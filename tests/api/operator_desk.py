@@ -34,6 +34,7 @@ from broker.core.rules import RuleSet
 from broker.directory import Directory
 from broker.flow.intake import Intake
 from broker.flow.lane import Lane
+from broker.flow.loads import Loads
 from broker.store import Change, NewDelivery, NewMessage, Settlement
 from broker.store.sqlite import SqliteStore
 
@@ -288,7 +289,9 @@ async def operator_desk(
 
 
 def lane(name: str = LANE) -> Lane:
-    return Lane(name, now=lambda: NOW, attempt=_never, start=_never, more=_never, rests=_never)  # type: ignore[arg-type]
+    return Lane(
+        name, loads=Loads(1 << 20), now=lambda: NOW, attempt=_never, start=_never, more=_never, rests=_never  # type: ignore[arg-type]
+    )  # fmt: skip
 
 
 def _never(*_arguments: Any) -> Any:

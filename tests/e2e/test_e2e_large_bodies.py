@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -18,7 +19,8 @@ from e2e_receiver import HttpReceiver
 MIB = 1 << 20
 LIMIT = 32 * MIB
 RATE = 200.0  # small messages a second
-LONGEST = 5.0  # seconds that any small message may take beside them
+MEDIAN, TAIL = 0.25, 1.0  # seconds that half, and 99 in 100, of the small messages may take beside them
+LONGEST_STALL = 0.25  # seconds that the loop may come late; reading one such body takes longer than that
 PATH = "/fhir/$process-message"
 EAST = "urn:oid:2.999.2.3"  # receives the small ones
 
@@ -61,11 +63,20 @@ async def small_ones(http: aiohttp.ClientSession, broker: Daemon, seconds: float
     return sorted(took)
 
 
+async def longer_stalls(http: aiohttp.ClientSession, broker: Daemon) -> float:
+    """How often the broker's loop has come later than it should ever."""
+    async with http.get(f"{broker.admin}/metrics") as said:
+        text = await said.text()
+    counts = dict(re.findall(r'^[a-z_]*loop_stall_seconds_bucket\{le="([^"]+)"\} (\S+)$', text, re.M))
+    return float(counts["+Inf"]) - float(counts[f"{LONGEST_STALL}"])
+
+
 async def test_small_messages_get_through_beside_large_ones(
     broker: Daemon, south: HttpReceiver, http: aiohttp.ClientSession
 ) -> None:
-    """How long they wait is bounded roughly: reading 32 MiB of JSON keeps the interpreter, tests share cores."""
+    """Generously, since tests share two cores and a disk: alone on them it is 15 ms, 60 ms, and stalls of 25 ms."""
     await small_ones(http, broker, 1)
+    before = await longer_stalls(http, broker)
     stop = threading.Event()
 
     def keep_sending() -> int:
@@ -86,7 +97,9 @@ async def test_small_messages_get_through_beside_large_ones(
         stop.set()
         sent = sum(await asyncio.gather(*sending))
     assert sent > 2
-    assert beside[-1] < LONGEST
+    assert beside[len(beside) // 2] < MEDIAN
+    assert beside[len(beside) * 99 // 100] < TAIL
+    assert await longer_stalls(http, broker) - before <= 1
     await south.until_count(sent)
     assert {len(got.body) for got in south.got} == {LIMIT}
 

@@ -23,6 +23,7 @@ from broker.core.policy import DEFAULT, Expects, Late, OnTimeout, Policy, Rule
 from broker.core.rules import RuleSet
 from broker.directory import Directory, Snapshot, changed_names
 from broker.flow.accept import Accepting
+from broker.flow.aside import Aside
 from broker.flow.callers import Callers
 from broker.flow.deliver import Delivering
 from broker.flow.here import Here
@@ -212,10 +213,10 @@ class Post:
         return self
 
     def _join(self) -> None:
-        here, store, meter = self.here, self.store, NoMeter()
+        here, store, meter, self.aside = self.here, self.store, NoMeter(), Aside()
         self.delivering = Delivering(
             here=here, store=store, channels=self.channels, directory=self._snapshot, callers=self.callers,
-            followers=self.followers, meter=meter,
+            followers=self.followers, aside=self.aside, meter=meter,
         )  # fmt: skip
         planning = Planning(channels=self.channels, is_open=self.delivering.is_open, wall=here.wall)
         self.responding = Responding(
@@ -234,7 +235,9 @@ class Post:
         )  # fmt: skip
         self.free, self.wal, self.steady = 1 << 40, 0, 0.0
         self.intake = Intake(here=here, free=lambda: self.free, wal=lambda: self.wal, clock=lambda: self.steady)
-        self.receiving = Receiving(here=here, accepting=self.accepting, intake=self.intake, meter=meter)
+        self.receiving = Receiving(
+            here=here, accepting=self.accepting, intake=self.intake, aside=self.aside, meter=meter
+        )
         settling.arrivals = self.receiving
 
     def _snapshot(self) -> Snapshot:
@@ -244,6 +247,7 @@ class Post:
         self._running.cancel()
         await asyncio.gather(self._running, return_exceptions=True)
         await self.delivering.drain(seconds)
+        await self.aside.close()
         await self.store.close()
 
     async def crash(self) -> None:
@@ -252,6 +256,7 @@ class Post:
         for task in tuple(self.delivering._tasks):
             task.cancel()
         await asyncio.gather(self._running, *self.delivering._tasks, return_exceptions=True)
+        await self.aside.close()
         await self.store.close()
 
     # -- what comes in

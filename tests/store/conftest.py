@@ -6,8 +6,10 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from store_shelf import Shelf
 from store_values import NOW
 
+from broker.store import retention
 from broker.store.sqlite import SqliteStore
 
 Open = Callable[[], SqliteStore]
@@ -30,3 +32,13 @@ async def open_store(tmp_path: Path) -> AsyncIterator[Open]:
 @pytest.fixture
 async def store(open_store: Open) -> SqliteStore:
     return open_store()
+
+
+@pytest.fixture
+async def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Shelf]:
+    """Its steps end by number, never by the time that a busy machine takes for one."""
+    monkeypatch.setattr(retention, "LONG", 60.0)
+    shelf = Shelf(tmp_path / "broker.db")
+    yield shelf
+    if not shelf.store._writer._stopping.is_set():
+        await shelf.store.close()

@@ -3,78 +3,21 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator
 from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 from old_store import of_version_2
+from store_shelf import NOTHING, Shelf
 from store_values import DAY, NOW, delivery, ended, expecting, mail, new, settlement, step
 
 from broker.core.delivery import AnswerState, Event, State
 from broker.core.message import Fate
-from broker.store import Change, Copy, Cutoffs, Filter, Kept, NewMessage, Note, Removed, Settlement, retention, schema
+from broker.store import Change, Copy, Filter, Kept, Note, Removed, Settlement, retention, schema
 from broker.store.bodies import LARGE
-from broker.store.sqlite import SqliteStore
 
 ALL = Filter()
-NOTHING = Removed(body=0, mailbox=0, identity=0, trace=0, more=False)
-
-
-class Shelf:
-    """A store with a clock, and how long things are kept in it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.now = path, NOW
-        self.ages = {"body": 10, "mailbox": 20, "identity": 30, "trace": 40}
-        self.open()
-
-    def open(self) -> None:
-        self.store = SqliteStore(self.path, now=lambda: self.now)
-
-    async def reopen(self) -> None:
-        await self.store.close()
-        self.open()
-
-    async def keep(self, message: NewMessage) -> int:
-        kept = await self.store.accept(message)
-        assert isinstance(kept, Kept)
-        return kept.position
-
-    async def carried(self, identity: str = "bundle:b", **more: object) -> int:
-        """A message that was delivered at once."""
-        position = await self.keep(new(identity, delivery(), **more))  # type: ignore[arg-type]
-        await self.store.settle(settlement(position))
-        return position
-
-    async def step(self) -> Removed:
-        older = {kind: self.now - days * DAY for kind, days in self.ages.items()}
-        return await self.store.retain(Cutoffs(**older))
-
-    async def after(self, days: float) -> Removed:
-        """All that goes by then."""
-        self.now = NOW + days * DAY
-        steps, idle = [NOTHING], 0
-        while idle < 4:  # claims that are only remembered are first put into their table, by the steps between
-            steps.append(await self.step())
-            idle = idle + 1 if steps[-1] == NOTHING else 0
-        body, mailbox, identity, trace = (
-            sum(getattr(step, kind) for step in steps) for kind in ("body", "mailbox", "identity", "trace")
-        )
-        return Removed(body=body, mailbox=mailbox, identity=identity, trace=trace, more=False)
-
-    def rows(self, table: str) -> int:
-        with closing(sqlite3.connect(self.path)) as db:
-            return int(db.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
-
-
-@pytest.fixture
-async def shelf(tmp_path: Path) -> AsyncIterator[Shelf]:
-    shelf = Shelf(tmp_path / "broker.db")
-    yield shelf
-    if not shelf.store._writer._stopping.is_set():
-        await shelf.store.close()
 
 
 async def test_each_kind_goes_when_its_time_is_over_and_not_before(shelf: Shelf) -> None:

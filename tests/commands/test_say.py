@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pty
+import select
 
 from broker.commands.say import Say, at, clean
 
@@ -50,7 +51,10 @@ def test_a_terminal_gets_colours_unless_it_is_asked_not_to() -> None:
                 Say(out=out).line("three", "red")
             finally:
                 del os.environ["NO_COLOR"]
-        seen = os.read(controller, 1000).decode()
+        seen = ""
+        while "three" not in seen:  # a terminal hands over what it has got so far
+            assert select.select([controller], [], [], 5)[0], f"no more came than {seen!r}"
+            seen += os.read(controller, 1000).decode()
     finally:
         os.close(controller)
         os.close(terminal)

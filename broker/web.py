@@ -238,19 +238,6 @@ def content_type_of(format: Format, release: Release | None = None) -> str:
     return content_type if release is None else f"{content_type}; fhirVersion={release.value}"
 
 
-def respond(
-    request: Asking,
-    status: int,
-    body: bytes,
-    format: Format,
-    release: Release | None = None,
-    headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
-) -> web.Response:
-    """A resource of our own making in the answer."""
-    content_type = content_type_of(format, release)
-    return web.Response(status=status, body=body, headers={**dict(headers), hdrs.CONTENT_TYPE: content_type})
-
-
 def outcome_reply(
     request: Asking,
     status: int,

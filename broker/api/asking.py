@@ -14,7 +14,17 @@ from broker.core.fhir.header import Release
 from broker.core.fhir.media import acceptable
 from broker.core.ids import MessageIds
 from broker.core.outcome import BadRequest, NotFound, TooLarge, Unsupported
-from broker.web import PINNED, HttpRefusal, parameters, pinned_release, preferences, respond, send_continue, wanted
+from broker.web import (
+    PINNED,
+    HttpRefusal,
+    Reply,
+    content_type_of,
+    parameters,
+    pinned_release,
+    preferences,
+    send_continue,
+    wanted,
+)
 
 FORM = "application/x-www-form-urlencoded"
 LARGEST_FORM = 64 * 1024  # bytes: a search in a body is longer than a line may be, but nobody writes a book
@@ -65,7 +75,8 @@ class Asking:
     def answer(
         self, body: bytes, *, status: int = 200, headers: Mapping[str, str] | Iterable[tuple[str, str]] = ()
     ) -> web.Response:
-        return respond(self.request, status, body, self.format, self.named, headers)
+        content_type = content_type_of(self.format, self.named)
+        return Reply(status, body, (*dict(headers).items(), (hdrs.CONTENT_TYPE, content_type))).response()
 
 
 def position_of(here: Here, request: web.Request) -> int:

@@ -6,7 +6,7 @@ import asyncio
 from datetime import timedelta
 
 import pytest
-from flow_post import ACCEPTED, A, B, Opened, Post, message, policy
+from flow_post import ACCEPTED, ENDPOINTS, A, B, Opened, Post, message, policy
 
 from broker.channel import Deferred, Delivered, Transmission
 from broker.core.answer import AnswerKind
@@ -256,3 +256,18 @@ async def test_lost_wake_up_is_made_good_by_the_next_look_at_the_schedule(post: 
     await post.later(minutes=2)
     await post.later(minutes=2)
     assert (await post.one()).state is State.DONE
+
+
+async def test_all_that_waits_for_a_closed_lane_turns_to_the_next_address_at_once(opened: Opened) -> None:
+    """Also what stands in the store alone: more wait than memory takes, and the first address is not back for long."""
+    endpoints = {**ENDPOINTS, A: {"first": ["test://a/in", "test://b/in"]}}
+    post = await opened(
+        endpoints=endpoints, defaults=policy(lane={"concurrent": 1, "open_after": 1, "probe": timedelta(minutes=10)})
+    )
+    post.script.holds("test://a/in")
+    many = ready.READY + 50
+    await sends(post, many)
+    post.script.let_go(DOWN)
+    await post.later(seconds=2)
+    assert len(post.script.to("test://a/in")) == 1
+    assert len(post.script.to("test://b/in")) == many

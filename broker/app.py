@@ -17,12 +17,12 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from broker import __version__
+from broker import __version__, channel
 from broker.api.admin import add_admin
 from broker.api.fhir import add_fhir
 from broker.api.health import Health, add_health
 from broker.api.metrics import Metrics, add_metrics
-from broker.channel import Accept, ChannelSpec, Room
+from broker.channel import Accept, ChannelSpec, Happening, Room
 from broker.config import Settings
 from broker.config.installed import Installed
 from broker.core.address_pattern import AddressPattern, AddressPatterns, host_of, same_host
@@ -37,6 +37,9 @@ from broker.flow.clock import SteadyClock
 from broker.flow.deliver import Delivering
 from broker.flow.here import Here
 from broker.flow.intake import Intake
+from broker.flow.late import LateReports
+from broker.flow.live import Live
+from broker.flow.mailboxes import Mailboxes
 from broker.flow.notify import Followers
 from broker.flow.plan import Planning
 from broker.flow.receive import Receiving
@@ -48,11 +51,13 @@ from broker.flow.watch import Watching
 from broker.notify import ServiceManager, inherited_sockets, watchdog_interval
 from broker.plugins import Channels
 from broker.serving import Runner
+from broker.store.shared_reads import SharedReads
 from broker.store.sqlite import SqliteStore
 from broker.web import application
 
 log = structlog.get_logger("broker")
 
+Follow = Callable[[str, Callable[[Happening], None]], Callable[[], None]]
 WATCH_DIRECTORY = timedelta(seconds=1)  # how often files of the directory are looked at
 COLLECT = (20_000, 20, 20)  # a message makes some hundred objects that its end frees without the collector
 DRAIN = 20.0  # seconds that attempts under way are given; systemd's TimeoutStopSec is longer
@@ -70,6 +75,9 @@ class Hosting:
     may_be_here: Callable[[str], bool]
     room: Room
     web: web.Application
+    mailboxes: channel.Mailboxes
+    report: LateReports
+    follow: Follow
     clock: Callable[[], datetime]
 
     def now(self) -> datetime:
@@ -123,6 +131,8 @@ class Broker:
         self.channels = Channels()
         self.callers = Callers()
         self.followers = Followers()
+        self.live = Live(self.here)
+        self.reads = SharedReads(self.store)
         self._join()
 
     def _join(self) -> None:
@@ -130,16 +140,18 @@ class Broker:
         settings, here, store = self._settings, self.here, self.store
         self.delivering = Delivering(
             here=here, store=store, channels=self.channels, directory=self._snapshot, callers=self.callers,
-            followers=self.followers, aside=self.aside, meter=self.metrics,
+            followers=self.followers, live=self.live, aside=self.aside, meter=self.metrics,
         )  # fmt: skip
         planning = Planning(channels=self.channels, is_open=self.delivering.is_open, wall=here.wall)
         self.responding = Responding(
             here=here, store=store, directory=self._snapshot, planning=planning, delivering=self.delivering,
-            callers=self.callers, defaults=settings.defaults, meter=self.metrics,
+            callers=self.callers, live=self.live, defaults=settings.defaults, meter=self.metrics,
         )  # fmt: skip
         reports = Reports(here=here, way_back=self.responding.way_back, post=self.delivering.settling.post)
         settling = self.delivering.settling
         settling.answers, settling.reports = self.responding, reports
+        self.late = LateReports(here=here, store=store, reports=reports, settling=settling, live=self.live)
+        self.mailboxes = Mailboxes(here=here, store=store, reads=self.reads, followers=self.followers)
         self.sweeping = Sweeping(here=here, store=store, delivering=self.delivering, reports=reports)
         kept = settings.store.retention
         ages = Ages(body=kept.body, mailbox=kept.mailbox, identity=kept.identity, trace=kept.trace)
@@ -192,7 +204,7 @@ class Broker:
     async def _listen(self, app: web.Application) -> None:
         settings = self._settings
         add_fhir(
-            app, here=self.here, store=self.store, followers=self.followers, directory=self._snapshot,
+            app, here=self.here, store=self.store, reads=self.reads, followers=self.followers, directory=self._snapshot,
             withdraw=self.accepting.withdraw,
             reliable_cache_minutes=int(settings.store.retention.identity.total_seconds() // 60),
         )  # fmt: skip
@@ -232,6 +244,9 @@ class Broker:
                 clock=self.here.now,
                 room=self.intake,
                 web=app,
+                mailboxes=self.mailboxes,
+                report=self.late,
+                follow=self.live.follow,
             )
             receiver = spec.receiver(its_settings, host) if spec.receiver else None
             sender = spec.sender(its_settings, host) if spec.sender else None

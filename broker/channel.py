@@ -7,7 +7,9 @@ one of three ends. It never retries, routes, stores or looks up.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Protocol
@@ -28,9 +30,15 @@ __all__ = [
     "ChannelSpec",
     "Deferred",
     "Delivered",
+    "Happening",
     "Hold",
     "Host",
     "Kind",
+    "Late",
+    "LateReport",
+    "Mail",
+    "MailPage",
+    "Mailboxes",
     "Peer",
     "Receipt",
     "Receiver",
@@ -54,7 +62,10 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
 
     asynchronous: bool = False  # async=true, Prefer: respond-async
     wait: timedelta | None = None  # Prefer: wait=N; how long the caller itself wants to wait
-    response_url: str | None = None
+    response_url: str | None = None  # any address; it must be on the operator's list of those allowed
+    # The address where this channel's own caller listens for its response, and waits: an AMQP reply queue. The channel
+    # answers for it, so it is on no list; it goes before `response_url`.
+    reply_to: str | None = None
 
 
 class Hold(Protocol):
@@ -88,6 +99,7 @@ class Arrival(msgspec.Struct, frozen=True, kw_only=True):
     asked: Asked = Asked()
     way_in: str | None = None  # {name} of /in/{name}/$process-message
     headers: tuple[tuple[str, str], ...] = ()  # transport headers, names in lower case; secrets left out
+    reference: str | None = None  # the id by which its sender knows it on this channel: a Message-ID, a correlation id
     hold: Hold | None = None  # of a body that came in pieces; the flow lets it go
 
 
@@ -103,6 +115,7 @@ class Transmission(msgspec.Struct, frozen=True, kw_only=True):
     answer: timedelta  # limit for its whole answer
     caller_waits: bool = False  # ask for the response at once; otherwise `async=true`
     attempt: int = 1
+    in_reply_to: str | None = None  # of a response or report: the `reference` that its request came with
 
 
 class Delivered(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,6 +146,72 @@ class Refused(msgspec.Struct, frozen=True, kw_only=True):
     media_type: str | None = None
 
 
+class Late(StrEnum):
+    """What the other side says of a message after it took custody of it (A-40)."""
+
+    FAILED = "failed"  # the delivery is dead after all, and its source is told
+    DELAYED = "delayed"
+    DELIVERED = "delivered"
+
+
+class LateReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Word that comes after the attempt has ended: a delivery status notification."""
+
+    message_id: str  # of the transmission that it is about
+    address: str  # of the transmission; empty where the report does not say
+    what: Late
+    note: str  # for the trace: "failed 5.1.1; smtp; 550 no such user"
+    problem: Problem | None = None  # of a failure: why
+
+
+class Mail(msgspec.Struct, frozen=True, kw_only=True):
+    """A message in a mailbox."""
+
+    message_id: str
+    position: int
+    accepted: datetime
+    body: bytes
+    media_type: str
+    envelope: Envelope
+
+
+class MailPage(msgspec.Struct, frozen=True, kw_only=True):
+    mail: tuple[Mail, ...]  # oldest first
+    reached: int  # the position read up to: where the next page starts after
+    more: bool
+
+
+class Mailboxes(Protocol):
+    """The mailboxes, for a channel that shows them. A mailbox is named by its endpoint."""
+
+    async def read(self, endpoint: str, after: int, limit: int) -> MailPage:
+        """What follows a position; readers who stand at the same place share one read.
+
+        Raises `Refusal`: `Gone` with the first position left where retention has removed what followed, `Busy` or
+        `StoreUnavailable` where it cannot be read now.
+        """
+        ...
+
+    def following(self, endpoint: str) -> AbstractContextManager[asyncio.Event]:
+        """An event that is set when the mailbox gets a message; enter before reading, so that none is missed."""
+
+    async def acknowledge(self, endpoint: str, message_ids: Sequence[str], reader: str) -> int:
+        """The reader says that it has them; returns how many of them are in the mailbox. On disk when it returns."""
+        ...
+
+
+class Happening(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that happened to a message, for whoever follows an endpoint: after the commit, live only."""
+
+    endpoint: str  # whose: the mailbox's, or that of the message's source
+    what: str  # "arrived" in the mailbox; else of a message it sent: "accepted" or a delivery `Event`'s value
+    message_id: str
+    position: int
+    at: datetime
+    destination: str = ""  # of the delivery; endpoints separated by spaces where it serves several
+    note: str = ""  # id of the problem of what failed, id of the response of what was answered
+
+
 class Accept(Protocol):
     """Takes a message in; returns when the caller may be answered, raises `Refusal` if it is not kept."""
 
@@ -149,6 +228,7 @@ class Host(Protocol):
     max_message: int  # bytes
     room: Room
     web: Any  # the partner-facing aiohttp Application; a channel may add ways in to it
+    mailboxes: Mailboxes
 
     def may_be_here(self, host: str, /) -> bool:
         """Whether a host that a sender connects to may be this machine or its own link (A-27)."""
@@ -156,6 +236,18 @@ class Host(Protocol):
 
     def now(self) -> datetime:
         """The broker's clock, for `Arrival.at`: the machine's may be set at any moment."""
+
+    async def report(self, report: LateReport) -> bool:
+        """Takes word of what was delivered before; False if we carried no such message. On disk when it returns."""
+        ...
+
+    def follow(self, endpoint: str, listener: Callable[[Happening], None]) -> Callable[[], None]:
+        """Calls the listener with all that happens to an endpoint, until what is returned is called.
+
+        The listener is called on the loop, must not wait and is not told of what it missed: the mailbox and the trace
+        have it.
+        """
+        ...
 
 
 class Receiver(Protocol):

@@ -17,6 +17,7 @@ from broker.api.status import Statuses, Withdraw
 from broker.core.outcome import StoreUnavailable
 from broker.directory import Snapshot
 from broker.store import Store, StoreError
+from broker.store.shared_reads import SharedReads
 from broker.web import Handler, add_fhir_route
 
 RETRY_STORE = 10.0  # seconds
@@ -27,6 +28,7 @@ def add_fhir(
     *,
     here: Here,
     store: Store,
+    reads: SharedReads,
     followers: Followers,
     directory: Callable[[], Snapshot],
     withdraw: Withdraw,
@@ -40,7 +42,7 @@ def add_fhir(
     `endpoints` are pairs of protocol code and address for the CapabilityStatement (none: this base),
     `reliable_cache_minutes` is how long identities are remembered, `reader` says who reads.
     """
-    mailboxes = Mailboxes(here=here, store=store, followers=followers, reader=reader)
+    mailboxes = Mailboxes(here=here, store=store, reads=reads, followers=followers, reader=reader)
     bundles = Bundles(here=here, store=store, reader=reader)
     statuses = Statuses(here=here, store=store, withdraw=withdraw, reader=reader)
     resources = DirectoryResources(here=here, directory=directory)

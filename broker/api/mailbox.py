@@ -17,12 +17,12 @@ from broker.api.parameters import HIGHEST_POSITION
 from broker.api.search import MailboxSearch, read_search
 from broker.core.fhir.searchset import PageEntry, count_only, searchset
 from broker.core.outcome import Busy, Gone
-from broker.store import Filter, MailboxEntry, MailboxPage, Store
+from broker.store import MailboxEntry, MailboxPage, Store
+from broker.store.shared_reads import LARGEST_BYTES, Read, SharedReads
 from broker.web import preferences
 
 log = logging.getLogger(__name__)
 
-LARGEST_BYTES = 8 << 20  # of the messages on one page; a single larger one still comes
 BESIDE_THE_LOOP = 256 * 1024  # bytes of messages; putting more into a page takes longer than others should wait
 LONGEST_WAIT = 60  # seconds; most proxies cut a silent connection soon after
 RETRY_WHEN_FULL = 10.0  # seconds
@@ -38,23 +38,21 @@ class Followers(Protocol):
     def following(self, mailbox: str | None) -> AbstractContextManager[asyncio.Event]: ...
 
 
-class Read(msgspec.Struct, frozen=True, kw_only=True):
-    """A read of the store; two readers who stand at the same place ask for equal ones."""
-
-    mailbox: str | None
-    after: int
-    limit: int
-    wanted: Filter
-    newest_first: bool
-
-
 class Mailboxes:
-    def __init__(self, *, here: Here, store: Store, followers: Followers, reader: Callable[[web.Request], str]) -> None:
+    def __init__(
+        self,
+        *,
+        here: Here,
+        store: Store,
+        reads: SharedReads,
+        followers: Followers,
+        reader: Callable[[web.Request], str],
+    ) -> None:
         self._here = here
         self._store = store
         self._followers = followers
         self._reader = reader
-        self._reads: dict[Read, asyncio.Task[MailboxPage]] = {}  # that have not begun
+        self._reads = reads
         self._marking: set[Future[None]] = set()
 
     async def search(self, request: web.Request) -> web.StreamResponse:
@@ -84,7 +82,7 @@ class Mailboxes:
         if search.ids is not None:
             return await self._chosen(search)
         if not wait:
-            return await self._read(_read(search))
+            return await self._reads.page(_read(search))
         if self._followers.full:
             raise Busy(
                 "too many readers wait for messages; poll without Prefer: wait, or come again later",
@@ -97,32 +95,16 @@ class Mailboxes:
         """Waits only at the end of the mailbox; the event is there before the first read, so nothing is missed."""
         read = _read(search)
         with self._followers.following(search.mailbox) as event:
-            page = await self._read(read)
+            page = await self._reads.page(read)
             try:
                 async with asyncio.timeout(wait):
                     while not page.entries and page.first_left is None and not self._followers.stopped:
                         await event.wait()
                         event.clear()
-                        page = await self._read(read)
+                        page = await self._reads.page(read)
             except TimeoutError:
-                page = await self._read(read)
+                page = await self._reads.page(read)
         return page
-
-    async def _read(self, read: Read) -> MailboxPage:
-        """Readers who are woken together share one read; nobody joins one that may have begun before its message."""
-        task = self._reads.get(read)
-        if task is None:
-            task = self._reads[read] = asyncio.create_task(self._begin(read))
-        return await asyncio.shield(task)
-
-    async def _begin(self, read: Read) -> MailboxPage:
-        del self._reads[read]
-        return await self._from_store(read)
-
-    async def _from_store(self, read: Read) -> MailboxPage:
-        return await self._store.read(
-            read.mailbox, read.after, read.limit, read.wanted, read.newest_first, LARGEST_BYTES
-        )
 
     async def _chosen(self, search: MailboxSearch) -> MailboxPage:
         """Only messages with these ids: each is looked for where it must be."""
@@ -130,7 +112,7 @@ class Mailboxes:
         size, more = 0, False
         for position in self._positions(search):
             read = Read(mailbox=search.mailbox, after=position - 1, limit=1, wanted=search.wanted, newest_first=False)
-            found = [entry for entry in (await self._from_store(read)).entries if entry.position == position]
+            found = [entry for entry in (await self._reads.alone(read)).entries if entry.position == position]
             if not found:
                 continue
             size += len(found[0].body)

@@ -38,6 +38,9 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     party: str | None = None
     way_in: str | None = None
     response_url: str | None = None
+    listens: bool = False  # its sender waits at `response_url` for the response, as a caller does on its connection
+    reference: str | None = None  # the id by which its sender knows it on its channel
+    in_reply_to: str | None = None  # of a response or report: the reference of its request
     fate: Fate = Fate.MESSAGE
 
 

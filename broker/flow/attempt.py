@@ -46,8 +46,9 @@ def transmission(
         envelope=envelope,
         connect=lane.connect,
         answer=lane.answer,
-        caller_waits=wait_left is not None and not response_url,
+        caller_waits=(wait_left is not None or message.listens) and not response_url,
         attempt=first.attempts + 1,
+        in_reply_to=message.in_reply_to,
     )
 
 

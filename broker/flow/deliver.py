@@ -22,6 +22,7 @@ from broker.flow.callers import Callers
 from broker.flow.carry import Carrying
 from broker.flow.here import Here
 from broker.flow.lane import CLAIMED_FOR, Lane
+from broker.flow.live import Live
 from broker.flow.loads import Loads
 from broker.flow.meter import Meter
 from broker.flow.notify import Followers
@@ -57,6 +58,7 @@ class Delivering:
         directory: Callable[[], Whereabouts],
         callers: Callers,
         followers: Followers,
+        live: Live,
         aside: Aside,
         meter: Meter,
     ) -> None:
@@ -64,9 +66,17 @@ class Delivering:
         self._store = store
         self._directory = directory
         self._followers = followers
+        self._live = live
         self._meter = meter
         self.settling = Settling(
-            here=here, store=store, callers=callers, followers=followers, aside=aside, meter=meter, schedule=self
+            here=here,
+            store=store,
+            callers=callers,
+            followers=followers,
+            live=live,
+            aside=aside,
+            meter=meter,
+            schedule=self,
         )
         self._carrying = Carrying(
             here=here,
@@ -149,6 +159,8 @@ class Delivering:
 
     def take(self, kept: Kept, new: NewMessage) -> None:
         """Sets out what has just been accepted, but for what waits for another of its stream."""
+        if self._live:
+            self._live.tell(new.message.source, "accepted", kept.position)
         self.take_planned(kept, new.deliveries, new.message, new.body)
 
     def take_planned(self, kept: Kept, planned: Sequence[NewDelivery], message: Message, body: bytes) -> None:
@@ -160,6 +172,8 @@ class Delivering:
             if new.mailbox is not None:
                 self._meter.delivered("mailbox", new.rule)
                 self._followers.wake(new.mailbox, position)
+                if self._live:
+                    self._live.tell(new.destination or new.mailbox, "arrived", position)
             elif new.state is State.WAITING and (position, number) not in self.lane(new.lane).known:
                 delivery = _in_memory(position, number, new, self._here.now())
                 groups.setdefault((new.lane, new.address), []).append(delivery)

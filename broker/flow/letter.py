@@ -125,6 +125,8 @@ def message_of(
         at=arrival.at,
         party=arrival.peer.party,
         way_in=arrival.way_in,
-        response_url=arrival.asked.response_url,
+        response_url=arrival.asked.reply_to or arrival.asked.response_url,
+        listens=arrival.asked.reply_to is not None,
+        reference=arrival.reference,
         fate=fate,
     )

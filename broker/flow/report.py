@@ -103,6 +103,7 @@ class Reports:
             peer="",
             at=now,
             fate=Fate.REPORT,
+            in_reply_to=about.reference,
         )
 
 

@@ -27,6 +27,7 @@ from broker.flow.callers import Caller, Callers
 from broker.flow.deliver import Delivering
 from broker.flow.here import Here
 from broker.flow.letter import Letter
+from broker.flow.live import Live
 from broker.flow.meter import Meter
 from broker.flow.plan import Planning, stream_of
 from broker.plugins import MAILBOX
@@ -61,6 +62,7 @@ class Responding:
         planning: Planning,
         delivering: Delivering,
         callers: Callers,
+        live: Live,
         defaults: Policy,
         meter: Meter,
     ) -> None:
@@ -70,6 +72,7 @@ class Responding:
         self._planning = planning
         self._delivering = delivering
         self._callers = callers
+        self._live = live
         self._defaults = defaults
         self._meter = meter
 
@@ -129,7 +132,7 @@ class Responding:
         asked = next((d for d in answering.request.deliveries if d.number == chosen.number), None)
         drop = asked is not None and self._drops(asked.policy, chosen.position, fate)
         return NewMessage(
-            message=msgspec.structs.replace(letter.message, fate=fate),
+            message=msgspec.structs.replace(letter.message, fate=fate, in_reply_to=request.reference),
             body=letter.body,
             digest=letter.sha256,
             source_key=letter.source_key,
@@ -182,6 +185,8 @@ class Responding:
     ) -> NewMessage:
         """A response that came in the receiver's own answer: it answers that very delivery."""
         now = self._here.now()
+        if request.reference is not None:
+            message = msgspec.structs.replace(message, in_reply_to=request.reference)
         return NewMessage(
             message=message,
             body=body,
@@ -274,6 +279,9 @@ class Responding:
         position, number = new.answers
         self._meter.responded(new.message.fate.name.lower())
         self._delivering.forget_one(position, number)
+        if self._live and new.deliveries:  # the way back leads to who asked
+            response = self._here.ids.of(kept.position)
+            self._live.tell(new.deliveries[0].destination, "answered", position, note=response)
         to_caller = any(delivery.address == CALLER for delivery in new.deliveries)
         told = self._callers.respond(position, new.body, new.message.media_type)
         if isinstance(kept, Copy):

@@ -17,7 +17,7 @@ from broker.core.delivery import Event, State, Step
 from broker.core.fhir.header import Header
 from broker.core.identity import identity
 from broker.core.message import Fate, Message, digest_text
-from broker.core.outcome import Refusal
+from broker.core.outcome import Problem, Refusal
 from broker.core.policy import Order, Policy
 from broker.flow import attempt as attempts
 from broker.flow.aside import Aside
@@ -25,6 +25,7 @@ from broker.flow.callers import Callers
 from broker.flow.here import Here
 from broker.flow.lane import CLAIMED_FOR, Lane
 from broker.flow.letter import message_of
+from broker.flow.live import Live
 from broker.flow.meter import Meter
 from broker.flow.notify import Followers
 from broker.flow.queue import Parcel
@@ -85,6 +86,7 @@ class Settling:
         store: Store,
         callers: Callers,
         followers: Followers,
+        live: Live,
         aside: Aside,
         meter: Meter,
         schedule: Schedule,
@@ -93,6 +95,7 @@ class Settling:
         self._store = store
         self._callers = callers
         self._followers = followers
+        self._live = live
         self._aside = aside
         self._meter = meter
         self._schedule = schedule
@@ -238,6 +241,8 @@ class Settling:
         settled = done.result()
         if settled.released:
             self._schedule.released(settled.released)
+        if self._live:
+            self._show(message, deliveries, end)
         if end.outcome is None:
             if end.change.due is not None:
                 to = lane if end.change.lane is None else self._schedule.lane(end.change.lane)
@@ -245,17 +250,29 @@ class Settling:
                     to.due_at(delivery.key, end.change.due)
                 self._schedule.poke()
             return
-        self._count(deliveries[0], end, position)
+        self._count(deliveries[0], end)
         self._tell(position, numbers, message, deliveries, end, comes, settled)
 
-    def _count(self, delivery: Delivery, end: attempts.End, position: int) -> None:
+    def _show(self, message: Message, deliveries: list[Delivery], end: attempts.End) -> None:
+        """To who follows the source of the message, as it happens."""
+        problem = end.outcome.problem if end.outcome is not None else None
+        self._live.tell(
+            message.source,
+            end.change.step.what,
+            deliveries[0].position,
+            destination=" ".join(delivery.destination for delivery in deliveries),
+            note=problem.id if problem is not None else "",
+        )
+
+    def _count(self, delivery: Delivery, end: attempts.End) -> None:
         if end.outcome is not None and end.outcome.problem is not None:
-            self._meter.died(delivery.rule, end.outcome.problem.id)
-            log.warning(
-                "dead", id=self._here.ids.of(position), destination=delivery.destination, error=end.outcome.problem.id
-            )
+            self.died(delivery, end.outcome.problem)
         else:
             self._meter.delivered(delivery.address.partition(":")[0], delivery.rule)
+
+    def died(self, delivery: Delivery, problem: Problem) -> None:
+        self._meter.died(delivery.rule, problem.id)
+        log.warning("dead", id=self._here.ids.of(delivery.position), destination=delivery.destination, error=problem.id)
 
     def _tell(
         self,
@@ -312,6 +329,8 @@ class Settling:
             lane.settled(delivery.position, (delivery.number,))
             if change.mailbox is not None:
                 self._followers.wake(change.mailbox, delivery.position)
+                if self._live:
+                    self._live.tell(change.mailbox, "arrived", delivery.position)
             if change.state is State.WAITING and change.due is not None:
                 self._schedule.lane(lane.name if to is None else to).due_at(delivery.key, change.due)
                 self._schedule.poke()

@@ -17,7 +17,7 @@ import msgspec
 from broker.core.delivery import AnswerState, Outcome, State, Step
 from broker.core.fhir.header import Format, Release
 from broker.core.hold import Hold
-from broker.core.message import Fate, Message
+from broker.core.message import Fate, Message, decode
 from broker.core.policy import Policy
 
 BEHIND = datetime(9999, 1, 1, tzinfo=UTC)  # when a delivery is due that waits for another of its stream
@@ -253,6 +253,11 @@ class MailboxEntry(msgspec.Struct, frozen=True, kw_only=True):
     format: Format
     release: Release
     body: bytes
+    about: bytes  # the message beside its bytes, as it is written; few readers need it
+
+    @property
+    def message(self) -> Message:
+        return decode(self.about)
 
 
 class MailboxPage(msgspec.Struct, frozen=True, kw_only=True):
@@ -330,10 +335,14 @@ class Store(Protocol):
     def hold_lane(self, hold: Hold) -> Future[None]: ...
     def resume_lane(self, lane: str) -> Future[bool]: ...
     def missing(self, position: int, number: int, at: datetime, report: NewMessage | None) -> Future[Settled]: ...
+    def fail_later(
+        self, position: int, number: int, state: State, step: Step, outcome: Outcome, report: NewMessage | None
+    ) -> Future[Settled]: ...
     def unread(self, mailbox: str, position: int, report: NewMessage | None) -> Future[Settled]: ...
     def note(self, position: int, note: Note) -> Future[None]: ...
     def mark_read(self, mailbox: str, positions: Sequence[int], reader: str, at: datetime) -> Future[None]: ...
     def acknowledge(self, position: int, reader: str, at: datetime) -> Future[bool]: ...
+    def acknowledge_mail(self, mailbox: str, positions: Sequence[int], reader: str, at: datetime) -> Future[int]: ...
 
     async def retain(self, older: Cutoffs) -> Removed: ...
 

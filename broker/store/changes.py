@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from broker.core.delivery import AnswerState, Event, State, Step, story
+from broker.core.delivery import AnswerState, Event, Outcome, State, Step, story
 from broker.store import Change, Copy, NewMessage, Released, Settled, Settlement, Withdrawn, streams
 from broker.store.acceptance import accept, put_into
 from broker.store.rows import (
@@ -208,6 +208,26 @@ def _leave(tx: Transaction, position: int, number: int, state: State, step: Step
         (state, encode_steps(steps), position, number),
     )
     return row[1] or b""
+
+
+def fail_later(
+    tx: Transaction, position: int, number: int, state: State, step: Step, outcome: Outcome, report: NewMessage | None
+) -> Settled:
+    """What had been delivered was not after all; nothing is changed where that was known."""
+    row = tx.db.execute(
+        "SELECT steps FROM delivery WHERE position = ? AND number = ? AND state = ?", (position, number, State.DONE)
+    ).fetchone()
+    if row is None:
+        return Settled(changed=0)
+    tx.db.execute(
+        "UPDATE delivery SET state = ?, steps = ?, ended = ?, outcome = ?,"
+        " answer = CASE WHEN answer = ? THEN ? ELSE answer END WHERE position = ? AND number = ?",
+        (
+            state, encode_steps(story(decode_steps(row[0]) if row[0] else (), step)), tx.now, encode_outcome(outcome),
+            AnswerState.OPEN, AnswerState.CLOSED, position, number,
+        ),
+    )  # fmt: skip
+    return Settled(changed=1, came=accept(tx, report, None) if report else None)
 
 
 def missing(tx: Transaction, position: int, number: int, report: NewMessage | None) -> Settled:

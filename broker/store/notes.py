@@ -37,6 +37,26 @@ def mark_read(tx: Transaction, mailbox: str, positions: Sequence[int], reader: s
     )
 
 
+def acknowledge_mail(tx: Transaction, mailbox: str, positions: Sequence[int], reader: str, at: datetime) -> int:
+    """How many of these are in the mailbox; each counts as read, and its story says by whom, once."""
+    found = 0
+    for position in positions:
+        changed = tx.db.execute(
+            "UPDATE mail SET read_at = coalesce(read_at, ?1), reader = coalesce(reader, ?2), unread_by = NULL"
+            " WHERE position = ?3 AND mailbox = (SELECT id FROM mailbox WHERE key = ?4)",
+            (micros(at), reader, position, mailbox),
+        ).rowcount
+        if changed and not _has_acknowledged(tx, position, reader):
+            note(tx, position, Note(at=at, what="acknowledged", who=reader))
+        found += changed
+    return found
+
+
+def _has_acknowledged(tx: Transaction, position: int, reader: str) -> bool:
+    sql = "SELECT 1 FROM note WHERE position = ? AND what = 'acknowledged' AND who = ?"
+    return tx.db.execute(sql, (position, reader)).fetchone() is not None
+
+
 def acknowledge(tx: Transaction, position: int, reader: str, at: datetime) -> bool:
     """Whether the message is in a mailbox at all; its mail counts as read."""
     changed = tx.db.execute(

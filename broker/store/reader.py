@@ -134,7 +134,7 @@ def read(
     after = after if after or not newest_first else 1 << 62
     end = _end(reader, mailbox)
     rows = reader.db.execute(
-        f"SELECT m.position, m.accepted, m.media, m.format, m.release, m.body, m.file FROM {tables}"
+        f"SELECT m.position, m.accepted, m.media, m.format, m.release, m.body, m.file, m.about FROM {tables}"
         f" WHERE {at} {bound} ? AND {where} AND (m.body IS NOT NULL OR m.file IS NOT NULL)"
         f" ORDER BY {at} {order} LIMIT ?",
         (after, *values, limit + 1),
@@ -153,7 +153,7 @@ def read(
         entries.append(
             MailboxEntry(
                 position=row[0], accepted=moment(row[1]), media_type=row[2], format=Format(row[3]),
-                release=Release(row[4]), body=content,
+                release=Release(row[4]), body=content, about=row[7],
             )
         )  # fmt: skip
     if not more and not newest_first:  # what did not fit need not be looked through again

@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from broker.core.delivery import Outcome, State, Step
 from broker.core.hold import Hold
 from broker.store import (
     Claimed,
@@ -219,6 +220,21 @@ class SqliteStore:
     def missing(self, position: int, number: int, at: datetime, report: NewMessage | None) -> Future[Settled]:
         return self._writer.submit(partial(changes.missing, position=position, number=number, report=report))
 
+    def fail_later(
+        self, position: int, number: int, state: State, step: Step, outcome: Outcome, report: NewMessage | None
+    ) -> Future[Settled]:
+        return self._writer.submit(
+            partial(
+                changes.fail_later,
+                position=position,
+                number=number,
+                state=state,
+                step=step,
+                outcome=outcome,
+                report=report,
+            )
+        )
+
     def unread(self, mailbox: str, position: int, report: NewMessage | None) -> Future[Settled]:
         return self._writer.submit(partial(notes.unread, mailbox=mailbox, position=position, report=report))
 
@@ -232,6 +248,11 @@ class SqliteStore:
 
     def acknowledge(self, position: int, reader: str, at: datetime) -> Future[bool]:
         return self._writer.submit(partial(notes.acknowledge, position=position, reader=reader, at=at))
+
+    def acknowledge_mail(self, mailbox: str, positions: Sequence[int], reader: str, at: datetime) -> Future[int]:
+        return self._writer.submit(
+            partial(notes.acknowledge_mail, mailbox=mailbox, positions=positions, reader=reader, at=at)
+        )
 
     async def retain(self, older: Cutoffs) -> Removed:
         """One step; files of bodies go once no row names them, those that a crash leaves at the next start."""

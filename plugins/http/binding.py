@@ -8,9 +8,7 @@ from collections.abc import Iterable
 import msgspec
 from multidict import CIMultiDictProxy
 
-from broker.core.envelope import EMPTY, Envelope
-from broker.core.outcome import BadRequest
-from plugins.http.attributes import (
+from broker.core.attributes import (
     SPECVERSION,
     BadAttribute,
     Remembered,
@@ -21,6 +19,8 @@ from plugins.http.attributes import (
     written_instant,
     written_names,
 )
+from broker.core.envelope import EMPTY, Envelope
+from broker.core.outcome import BadRequest
 from plugins.http.digest import content_digest
 
 PREFIX = "ce-"

@@ -12,12 +12,12 @@ from urllib.parse import urlsplit
 import msgspec
 
 from broker.channel import Deferred, Delivered, Host, Refused, Transmission
+from broker.core.attributes import Remembered
 from broker.core.envelope import Envelope
 from broker.core.fhir.header import Format
 from broker.core.fhir.media import media_type
 from broker.core.outcome import Problem, Refusal, Who
 from plugins.http.address import is_own, on_the_wire
-from plugins.http.attributes import Remembered
 from plugins.http.binding import write_envelope
 from plugins.http.classify import HttpAnswer, delivered, not_delivered, said
 from plugins.http.client import Client, Target, fields_of, target_of

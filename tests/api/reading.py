@@ -31,6 +31,7 @@ from broker.flow.here import Here
 from broker.flow.notify import Followers
 from broker.serving import listen
 from broker.store import Kept, NewDelivery, NewMessage
+from broker.store.shared_reads import SharedReads
 from broker.store.sqlite import SqliteStore
 from broker.web import application
 
@@ -236,6 +237,7 @@ async def reading(folder: Path, *, base_url: str = BASE_URL, release: Release = 
             app,
             here=here,
             store=store,
+            reads=SharedReads(store),
             followers=followers,
             directory=lambda: side.snapshot,
             withdraw=side.withdraw,

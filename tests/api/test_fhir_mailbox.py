@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from reading import BASE_URL, BODY, ME, SOURCE, XML_BODY, Side, delivery, reading, response, validated
 
-from broker.api import mailbox
+from broker.api.mailbox import BESIDE_THE_LOOP
 from broker.core.fhir.header import Event, Format, Identifier, Release
 from broker.core.message import Fate
-from broker.store import Note, StoreError
+from broker.store import Note, StoreError, shared_reads
 
 CORPUS = Path(__file__).parent.parent / "corpus" / "messages"
 MINE = f"/fhir/Bundle?message.destination-uri={ME}"
@@ -116,7 +116,7 @@ async def test_total_of_all_pages_is_given_to_who_asks(side: Side) -> None:
 
 async def test_page_ends_before_it_grows_too_large(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
     """Promise 7."""
-    monkeypatch.setattr(mailbox, "LARGEST_BYTES", 100)
+    monkeypatch.setattr(shared_reads, "LARGEST_BYTES", 100)
     large = b'{"resourceType":"Bundle","x":"' + b"x" * 200 + b'"}'
     kept = [await side.keep(), await side.keep(large), await side.keep()]
     page = await side.get(MINE)
@@ -338,7 +338,7 @@ async def test_real_messages_come_out_of_a_large_page_in_both_formats(side: Side
     originals = [path.read_bytes() for path in sorted(CORPUS.rglob("*.*")) if path.is_file()]
     for body in originals:
         await side.keep(body)
-    await side.keep(b'{"resourceType":"Bundle","x":"' + b"x" * mailbox.BESIDE_THE_LOOP + b'"}')
+    await side.keep(b'{"resourceType":"Bundle","x":"' + b"x" * BESIDE_THE_LOOP + b'"}')
     page = await side.get(MINE)
     assert len(page.entries) == len(originals) + 1
     for body in originals:

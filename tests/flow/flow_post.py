@@ -28,6 +28,9 @@ from broker.flow.callers import Callers
 from broker.flow.deliver import Delivering
 from broker.flow.here import Here
 from broker.flow.intake import Intake
+from broker.flow.late import LateReports
+from broker.flow.live import Live
+from broker.flow.mailboxes import Mailboxes
 from broker.flow.meter import NoMeter
 from broker.flow.notify import Followers
 from broker.flow.plan import Planning
@@ -37,6 +40,7 @@ from broker.flow.respond import Responding
 from broker.flow.sweep import Sweeping
 from broker.plugins import Channels
 from broker.store import Delivery, Filter, MailboxEntry, Stored
+from broker.store.shared_reads import SharedReads
 from broker.store.sqlite import SqliteStore
 
 START = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
@@ -207,6 +211,7 @@ class Post:
             spec = ChannelSpec(name=name, schemes=schemes, settings=Nothing, kind=kind, peer_of=peer_of)
             channels.add(spec, sender=self.script, receiver=None)
         self.channels, self.callers, self.followers = channels, Callers(), Followers()
+        self.live, self.reads = Live(self.here), SharedReads(self.store)
         self._join()
         await self.delivering.load_holds()
         self._running = asyncio.ensure_future(self.delivering.run())
@@ -216,16 +221,18 @@ class Post:
         here, store, meter, self.aside = self.here, self.store, NoMeter(), Aside()
         self.delivering = Delivering(
             here=here, store=store, channels=self.channels, directory=self._snapshot, callers=self.callers,
-            followers=self.followers, aside=self.aside, meter=meter,
+            followers=self.followers, live=self.live, aside=self.aside, meter=meter,
         )  # fmt: skip
         planning = Planning(channels=self.channels, is_open=self.delivering.is_open, wall=here.wall)
         self.responding = Responding(
             here=here, store=store, directory=self._snapshot, planning=planning, delivering=self.delivering,
-            callers=self.callers, defaults=self.defaults, meter=meter,
+            callers=self.callers, live=self.live, defaults=self.defaults, meter=meter,
         )  # fmt: skip
         reports = Reports(here=here, way_back=self.responding.way_back, post=self.delivering.settling.post)
         settling = self.delivering.settling
         settling.answers, settling.reports = self.responding, reports
+        self.late = LateReports(here=here, store=store, reports=reports, settling=settling, live=self.live)
+        self.mailboxes = Mailboxes(here=here, store=store, reads=self.reads, followers=self.followers)
         self.sweeping = Sweeping(here=here, store=store, delivering=self.delivering, reports=reports)
         self.accepting = Accepting(
             here=here, store=store, rules=self.rules, defaults=self.defaults, directory=self._snapshot,
@@ -268,17 +275,22 @@ class Post:
         asynchronous: bool = False,
         wait: float | None = None,
         response_url: str | None = None,
+        reply_to: str | None = None,
+        reference: str | None = None,
         envelope: Envelope = EMPTY,
         party: str | None = None,
         media_type: str = "application/fhir+json",
     ) -> Answer:
         asked = Asked(
-            asynchronous=asynchronous, wait=None if wait is None else timedelta(seconds=wait), response_url=response_url
+            asynchronous=asynchronous,
+            wait=None if wait is None else timedelta(seconds=wait),
+            response_url=response_url,
+            reply_to=reply_to,
         )
         return await self.receiving(
             Arrival(
                 channel="test", peer=Peer(address="127.0.0.1:9", party=party), body=body, media_type=media_type,
-                at=self.now, asked=asked, envelope=envelope,
+                at=self.now, asked=asked, envelope=envelope, reference=reference,
             )
         )  # fmt: skip
 

@@ -10,9 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from broker.core.envelope import EMPTY, Envelope
-from broker.core.outcome import BadRequest
-from plugins.http.attributes import (
+from broker.core.attributes import (
     LONGEST_REMEMBERED,
     MOST_REMEMBERED,
     OWN,
@@ -20,6 +18,8 @@ from plugins.http.attributes import (
     escape_name,
     unescape_name,
 )
+from broker.core.envelope import EMPTY, Envelope
+from broker.core.outcome import BadRequest
 from plugins.http.binding import decode, encode, read_envelope, told, write_envelope
 
 TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=40)

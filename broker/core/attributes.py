@@ -1,6 +1,6 @@
 """The envelope as CloudEvents attributes and back: names and canonical strings, whatever carries them (C-1…C-3).
 
-Nothing here is HTTP's own: another channel's binding may use the same functions.
+Each channel's binding says how they are written on its wire.
 """
 
 from __future__ import annotations
@@ -98,6 +98,29 @@ def written_names(names: tuple[str, ...]) -> str:
 def written_instant(at: datetime) -> str:
     text: str = msgspec.to_builtins(at if at.tzinfo is UTC else at.astimezone(UTC))  # a tenth of what isoformat() takes
     return text
+
+
+def to_attributes(envelope: Envelope) -> dict[str, str]:
+    """The attributes of an envelope in the order in which they are written, as canonical strings."""
+    id, source, type, time = envelope.id, envelope.source, envelope.type, envelope.time
+    expirytime, timeleft, priority = envelope.expirytime, envelope.timeleft, envelope.priority
+    written = {
+        "specversion": SPECVERSION if id and source and type else None,
+        "id": id,
+        "source": None if source is None else escape_name(source),
+        "type": type,
+        "time": None if time is None else written_instant(time),
+        "destination": written_names(envelope.destination) or None,
+        "via": written_names(envelope.via) or None,
+        "expirytime": None if expirytime is None else written_instant(expirytime),
+        "timeleft": None if timeleft is None else str(timeleft),
+        "priority": None if priority is None else str(priority),
+        "digest": envelope.digest or None,
+        "correlationid": envelope.correlationid,
+        **{name: value for name, value in envelope.more if is_extension(name)},
+        **trace_context(envelope.traceparent, envelope.tracestate),
+    }
+    return {name: value for name, value in written.items() if value is not None}
 
 
 def is_extension(name: str) -> bool:

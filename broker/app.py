@@ -22,7 +22,7 @@ from broker.api.admin import add_admin
 from broker.api.fhir import add_fhir
 from broker.api.health import Health, add_health
 from broker.api.metrics import Metrics, add_metrics
-from broker.channel import Accept, ChannelSpec, Happening, Room
+from broker.channel import Accept, ChannelSpec, Finishing, Happening, Room
 from broker.config import Settings
 from broker.config.installed import Installed
 from broker.core.address_pattern import AddressPattern, AddressPatterns, host_of, same_host
@@ -253,6 +253,8 @@ class Broker:
             self.channels.add(spec, sender=sender, receiver=receiver)
             if receiver is not None:
                 await receiver.start()
+                if where := getattr(receiver, "listening", ""):  # a listener of its own
+                    self.listening[name] = where
 
     async def _serve(self, app: web.Application, name: str, listen: str, tls: Any) -> str:
         runner = Runner(app)
@@ -304,6 +306,9 @@ class Broker:
         await self.directory.close()
         await self.delivering.drain(DRAIN)
         self.callers.tell_kept()
+        for receiver in self.channels.receivers:
+            if isinstance(receiver, Finishing):
+                await receiver.finish()
         for runner in reversed(self._runners):
             await runner.cleanup()
         for sender in set(self.channels.senders().values()):

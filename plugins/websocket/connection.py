@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Protocol
 
-from websockets.asyncio.server import ServerConnection, broadcast
+from websockets.asyncio.server import ServerConnection
 from websockets.datastructures import Headers
-from websockets.frames import CloseCode, Frame
+from websockets.frames import CloseCode, Frame, Opcode
 from websockets.http11 import Request
 from websockets.protocol import OPEN, Event
 
@@ -129,9 +129,18 @@ class Connection(ServerConnection):
         self.missed.add(endpoint)
 
 
-def push(connections: Iterable[Any], payload: Payload) -> None:
-    """One message to many; those that are closing are passed over."""
-    broadcast(connections, payload[0], text=payload[1])
+def push(connections: Iterable[Connection], payload: Payload) -> None:
+    """One message to many, framed once; those that are closing are passed over.
+
+    What a server sends is not masked, and nothing is compressed, so that the bytes are the same for all: the library's
+    `broadcast()` would make a frame for each. We never send in fragments, into which a frame could fall.
+    """
+    data = b""
+    for connection in connections:
+        if connection.protocol.state is not OPEN or connection.transport.is_closing():
+            continue
+        data = data or Frame(Opcode.TEXT if payload[1] else Opcode.BINARY, payload[0]).serialize(mask=False)
+        connection.transport.write(data)
 
 
 def reason_of(text: str) -> str:

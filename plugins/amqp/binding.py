@@ -204,7 +204,7 @@ def _completed(envelope: Envelope, properties: Properties, at: datetime) -> Enve
         and correlation != properties.message_id
     ):
         added["correlationid"] = correlation
-    if envelope.priority is None and properties.priority is not None:
+    if envelope.priority is None and properties.priority:  # many clients always write 0, and mean nothing by it
         added["priority"] = properties.priority
     if envelope.expirytime is None and (left := _milliseconds(properties.expiration)) is not None:
         added["expirytime"] = at + timedelta(milliseconds=left)

@@ -30,14 +30,16 @@ class Links:
         # made at once where it is surely needed: a file that cannot be used is a mistake of the start, not of a message
         if self.own.tls or settings.tls.ca or settings.tls.cert:
             self._tls()
-        self._publishers: dict[Server | None, Publisher] = {}
+        self._publishers: dict[tuple[Server | None, bool], Publisher] = {}
 
-    def publisher(self, server: Server | None) -> Publisher:
-        """None: of our own server."""
-        server = None if server == self.own else server
-        found = self._publishers.get(server)
+    def publisher(self, server: Server | None, *, direct: bool = False) -> Publisher:
+        """None: of our own server. Direct replies have a connection of their own: a name that some requester made up
+        makes RabbitMQ close it, with all that is under way on it.
+        """
+        key = (None if server == self.own else server, direct)
+        found = self._publishers.get(key)
         if found is None:
-            found = self._publishers[server] = Publisher(self.link(server, "publish"))
+            found = self._publishers[key] = Publisher(self.link(key[0], "reply" if direct else "publish"))
         return found
 
     def link(self, server: Server | None, what: str) -> Link:

@@ -17,7 +17,12 @@ from plugins.amqp.server import Link, NoConnection
 
 MOST_LINES = 64  # exchanges with an amqp_channel of their own at a time; RabbitMQ grants 2,047 of them
 LOOK = 0.25  # seconds between two looks at which confirms are overdue
-DIRECT_REPLY = "amq.rabbitmq.reply-to."  # no queue to RabbitMQ: `mandatory` would return every message
+_DIRECT_REPLY = "amq.rabbitmq.reply-to."
+
+
+def is_direct_reply(exchange: str, routing_key: str) -> bool:
+    """The pseudo queue of a requester: no queue to RabbitMQ, so that `mandatory` would return every message."""
+    return not exchange and routing_key.startswith(_DIRECT_REPLY)
 
 
 class Publication(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,7 +97,7 @@ class Line:
             key.encode("utf-8", "surrogateescape"),
             publication.properties,
             publication.body,
-            mandatory=bool(self._exchange) or not key.startswith(DIRECT_REPLY),
+            mandatory=not is_direct_reply(publication.exchange, key),
         )
         self._tag = tag = self._tag + 1
         end: asyncio.Future[Published] = self._loop.create_future()

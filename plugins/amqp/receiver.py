@@ -14,7 +14,7 @@ from plugins.amqp.binding import Read, read
 from plugins.amqp.consumer import Consumer, InHand, Load
 from plugins.amqp.dead_letters import dead_letter, refusal_answer
 from plugins.amqp.links import Links
-from plugins.amqp.publisher import Fate
+from plugins.amqp.publisher import Fate, is_direct_reply
 from plugins.amqp.settings import AmqpSettings, Consume
 from plugins.amqp.wire import Malformed, read_properties
 
@@ -22,6 +22,7 @@ log = structlog.get_logger("plugins.amqp")
 
 LATER = (Busy, StoreUnavailable, NotKnownYet)  # the same message may be taken in a moment
 SHORTEST_HOLD, LONGEST_HOLD = 0.5, 30.0  # seconds that a message waits in hand until it is offered again
+USER = "user-id"
 PUBLISH = 10.0  # seconds, to connect and for the confirm
 
 
@@ -79,7 +80,7 @@ class AmqpReceiver:
             envelope=found.envelope,
             asked=Asked(asynchronous=True, reply_to=self._reply_to(properties.reply_to)),
             way_in=consume.queue,
-            headers=found.headers,
+            headers=_with_user(found.headers, properties.user_id),
             reference=properties.correlation_id or properties.message_id,
         )
 
@@ -136,4 +137,11 @@ class AmqpReceiver:
             return
         reference = properties.correlation_id or properties.message_id
         answer = refusal_answer(queue, reference, refusal, self._host.default_release)
-        await self._links.publisher(None).publish(answer, connect=PUBLISH, answer=PUBLISH)
+        publisher = self._links.publisher(None, direct=is_direct_reply("", queue))
+        await publisher.publish(answer, connect=PUBLISH, answer=PUBLISH)
+
+
+def _with_user(headers: tuple[tuple[str, str], ...], user: str | None) -> tuple[tuple[str, str], ...]:
+    """`user-id` is the property, which RabbitMQ checks against the login (X-32); never a header of that name."""
+    kept = tuple(one for one in headers if one[0] != USER)
+    return (*kept, (USER, user)) if user else kept

@@ -7,7 +7,7 @@
 | nack | deferred |
 | connection blocked, closed or not to be had; no confirm in time | deferred: the peer's trouble |
 | the exchange is not there (404), or not ours to use (403) | deferred: the peer's trouble; somebody mends it |
-| it closes the amqp_channel over this message (406) | refused; deferred where another may have been meant |
+| it closes the amqp_channel over this message (406: too large for it) | refused; deferred where another may be meant |
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from broker.core.outcome import Problem, Who
 from plugins.amqp.address import Place, Server, read_place
 from plugins.amqp.binding import Writing
 from plugins.amqp.links import Links
-from plugins.amqp.publisher import Fate, Publication, Published
+from plugins.amqp.publisher import Fate, Publication, Published, is_direct_reply
 from plugins.amqp.settings import AmqpSettings
 
 Attempted = Delivered | Deferred | Refused
 DELIVERED = Delivered(note="confirmed")
 BLOCKED_FOR = timedelta(seconds=5)  # an alarm of memory or disk lasts seconds at least
-NO_ROUTE, NO_CONSUMERS = 312, 313
 OF_PEER = frozenset({Fate.CLOSED, Fate.BROKEN, Fate.LATE, Fate.NOT_CONNECTED, Fate.BLOCKED})
+CRASHED = 541  # INTERNAL_ERROR: what RabbitMQ says to a direct reply whose name is none of its own
 REJECTED = 406  # PRECONDITION_FAILED: too large for the server, or a property that it does not take
 
 
@@ -57,7 +57,8 @@ class AmqpSender:
             properties=properties,
             body=body,
         )
-        published = await self._links.publisher(place.server).publish(
+        direct = is_direct_reply(place.exchange, place.routing_key)
+        published = await self._links.publisher(place.server, direct=direct).publish(
             publication,
             connect=transmission.connect.total_seconds(),
             answer=transmission.answer.total_seconds(),
@@ -81,10 +82,11 @@ def not_delivered(published: Published, place: Place) -> Deferred | Refused:
         return _refused(published, f"returned: {said}", _no_queue(place))
     if published.fate is Fate.NACKED:
         return Deferred(note="the server did not take it (nack)")
-    if published.fate is Fate.CLOSED and code == REJECTED:
+    direct = code == CRASHED and is_direct_reply(place.exchange, place.routing_key)
+    if direct or (published.fate is Fate.CLOSED and code == REJECTED):
         if published.alone:
             return _refused(published, said, f"The AMQP server does not take the message: {said}.")
-        return Deferred(note=f"the server closed the amqp_channel over one of several messages: {said}")
+        return Deferred(note=f"the server hung up over one of several messages: {said}")
     return Deferred(
         note=f"{published.fate.value}: {said}" if said != published.fate.value else said,
         of_peer=published.fate in OF_PEER,

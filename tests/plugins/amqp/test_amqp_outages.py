@@ -10,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from uuid import uuid4
 
+import psutil
 import pytest
 from amqp_desk import ScriptedHost, eventually, listed, opened, send, transmission, until, until_there
 from rabbitmq_node import RabbitNode, rabbitmq
@@ -210,6 +211,7 @@ async def test_server_that_falls_silent_is_noticed_by_its_heartbeat(own: RabbitN
         assert isinstance(await send(sender, f"amqp:?routing_key={queue}"), Delivered)
         machine = own.pids[-1]
         os.kill(machine, signal.SIGSTOP)
+        await until(lambda: psutil.Process(machine).status() == psutil.STATUS_STOPPED)  # all of its threads
         try:
             end = await send(sender, f"amqp:?routing_key={queue}", answer=timedelta(seconds=20))
         finally:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import signal
 import smtplib
@@ -88,8 +89,13 @@ postlog unix-dgram n - n - 1 postlogd
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+    """Below those that outgoing connections are given: it must still be free when the server is started anew."""
+    while True:
+        with (
+            contextlib.suppress(OSError),
+            socket.create_server(("127.0.0.1", random.randint(15000, 32000))) as listener,
+        ):
+            return int(listener.getsockname()[1])
 
 
 class PostfixNode:
@@ -143,21 +149,23 @@ class PostfixNode:
         )
         if said.returncode != 0:
             raise RuntimeError(f"Postfix: {said.stderr.decode(errors='replace')}")
-        self._process = subprocess.Popen(
-            [str(LIBRARIES / "master"), "-c", str(self.etc), "-d"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, "MAIL_CONFIG": str(self.etc)},
-            start_new_session=True,  # it ends its daemons by their group
-        )
+        with (self.folder / "master.out").open("ab") as output:
+            self._process = subprocess.Popen(
+                [str(LIBRARIES / "master"), "-c", str(self.etc), "-d"],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env={**os.environ, "MAIL_CONFIG": str(self.etc)},
+                start_new_session=True,  # it ends its daemons by their group
+            )
         deadline = time.monotonic() + STARTS_WITHIN
         while time.monotonic() < deadline and self._process.poll() is None:
             with contextlib.suppress(OSError, smtplib.SMTPException), smtplib.SMTP("127.0.0.1", self.port, timeout=5):
                 return self
             time.sleep(0.05)
+        ended = self._process.poll()
         self.stop()
-        raise RuntimeError(f"Postfix does not greet on port {self.port}; it said:\n{self.said}")
+        raise RuntimeError(f"Postfix does not greet on port {self.port} ({ended}); it said:\n{self.said}")
 
     def stop(self) -> None:
         """Ends the master and with it all of its daemons; what is queued stays."""
@@ -170,10 +178,16 @@ class PostfixNode:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        deadline = time.monotonic() + STOPS_WITHIN
+        with contextlib.suppress(ProcessLookupError):  # a daemon that is left would still listen
+            while time.monotonic() < deadline:
+                os.killpg(process.pid, signal.SIGKILL)
+                time.sleep(0.02)
 
     @property
     def said(self) -> str:
-        return self.log.read_text(errors="replace") if self.log.exists() else ""
+        files = (self.log, self.folder / "master.out")
+        return "".join(file.read_text(errors="replace") for file in files if file.exists())
 
     def queued(self) -> int:
         """Mails that wait."""

@@ -3,8 +3,8 @@
 What a plugin may declare: str, int, float, bool, `timedelta`, `pathlib.Path`, enums, `X | None`, `tuple[X, ...]`,
 mappings, and dataclasses of these. `field(metadata={"description": …})` is what the settings page says;
 `metadata={"size": True}` makes an int a size such as `32MiB`. A str called `listen` is a listener, and
-so is a `str | None` with `metadata={"listener": True}`; a tuple of them called `behind_proxy` is of networks. A field that would be a Python
-keyword ends in `_`, its key does not.
+so is a `str | None` with `metadata={"listener": True}`; a tuple of them called `behind_proxy` is of
+networks. A field that would be a Python keyword ends in `_`, its key does not.
 """
 
 from __future__ import annotations

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import email
+import smtplib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from email.message import Message
+from email.mime.application import MIMEApplication
+from email.policy import SMTP as SMTP_LINES
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import orjson
 import pytest
+from aiosmtpd.smtp import SMTP
 from conftest import OpenReceiver, StartDaemon
 from e2e_daemon import Daemon, free_port
 from e2e_messages import NORTH, SOUTH, ask, eventually, message, response_to, send
@@ -95,10 +101,46 @@ async def test_a_request_goes_out_by_mail_and_its_response_comes_back_by_mail(
     story = await ask(http, "GET", f"{one.admin}/admin/v1/messages/request-1")
     assert story.json["deliveries"][0]["state"] == "done", story
     assert len(story.json["answered_by"]) == 1, "the response was matched to its request"
-    assert "In-Reply-To" not in story.body.decode()
     there = (await ask(http, "GET", f"{other.admin}/admin/v1/messages/request-1")).json
     assert there["via"] == ["urn:oid:2.999.1"]
     assert (there["channel"], there["way_in"]) == ("email", "lab")
+
+
+async def test_a_response_quotes_the_mail_that_it_answers(daemon: StartDaemon, http: aiohttp.ClientSession) -> None:
+    """A-36, between a plain mail client and another's mail server (aiosmtpd)."""
+    came: list[Message] = []
+
+    class Sink:
+        async def handle_DATA(self, _server: Any, _session: Any, envelope: Any) -> str:
+            came.append(email.message_from_bytes(envelope.content))
+            return "250 2.0.0 OK"
+
+    loop = asyncio.get_running_loop()
+    sink = await loop.create_server(lambda: SMTP(Sink(), loop=loop, hostname="sink.example"), "127.0.0.1", 0)
+    port = free_port()
+    broker = await daemon(south(port, f"smtp://127.0.0.1:{sink.sockets[0].getsockname()[1]}"))
+    request = message("asked-1")
+    mail = MIMEApplication(request, "fhir+json")
+    mail["Message-ID"] = "<asked-1@clinic.example>"
+
+    def hand_over() -> dict[str, Any]:
+        with smtplib.SMTP("127.0.0.1", port, timeout=10) as client:
+            return client.sendmail("clinic@clinic.example", ["lab@south.example"], mail.as_bytes(policy=SMTP_LINES))
+
+    assert await asyncio.to_thread(hand_over) == {}
+    assert await until_in(http, broker, SOUTH, 1) == [request]
+    response = response_to(request)
+    assert (await send(http, broker.base, response, query="?async=true")).status == 202
+
+    async def has_come() -> bool:
+        return bool(came)
+
+    await eventually(has_come)
+    assert came[0]["In-Reply-To"] == came[0]["References"] == "<asked-1@clinic.example>"
+    assert came[0]["To"] == "fhir@north.example"
+    _, attachment = came[0].get_payload()
+    assert attachment.get_payload(decode=True) == response
+    sink.close()
 
 
 async def test_what_comes_by_mail_goes_out_over_http(

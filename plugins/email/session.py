@@ -47,7 +47,7 @@ class Desk(Protocol):
 
     def knows(self, recipient: str) -> bool: ...
 
-    def entered(self, session: Session) -> None: ...
+    def entered(self, session: Session) -> bool: ...
 
     def left(self, session: Session) -> None: ...
 
@@ -80,7 +80,10 @@ class Session(SMTP):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self.desk.entered(self)
+        if not self.desk.entered(self):
+            assert self._handler_coroutine is not None
+            self._handler_coroutine.cancel()  # before it greets
+            self.part("421 4.3.2 too many connections; come again in a moment")
 
     def connection_lost(self, error: Exception | None) -> None:
         self.desk.left(self)
@@ -289,12 +292,3 @@ class Session(SMTP):
 
 class LmtpSession(Session, LMTP):
     """LMTP: LHLO instead of EHLO, and an answer for each recipient."""
-
-
-class Full(asyncio.Protocol):
-    """A connection too many."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport) or hasattr(transport, "write")
-        transport.write(b"421 4.3.2 too many connections; come again in a moment\r\n")
-        transport.close()

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from email_desk import MESSAGE, MESSAGE_ID, OURS, ScriptedHost, Served, attachment, serving, stuffed
 
+from broker.core.cloudevent import write_event
+from broker.core.envelope import Envelope
 from broker.core.outcome import (
     Busy,
     Conflict,
@@ -91,6 +93,20 @@ async def test_a_message_is_known_by_its_type_or_its_name(
     body = b'<Bundle xmlns="http://hl7.org/fhir"/>' if "xml" in media_type else MESSAGE
     assert (await served.send(attachment(body, type=type, name=name))).startswith("250 ")
     assert served.host.arrivals[0].media_type == media_type
+
+
+async def test_an_event_in_structured_mode_is_its_data_and_its_envelope(served: Served) -> None:
+    """C-19…C-22; the fields of the mail say nothing beside it."""
+    envelope = Envelope(id="e-1", source="urn:oid:1.2.3", type="org.example.x", priority=3, via=("urn:oid:7",))
+    body = b"\xef\xbb\xbf" + MESSAGE + b"\r\n"
+    event = write_event(envelope, body, "application/fhir+json; fhirVersion=4.0")
+    mail = attachment(event, type="application/cloudevents+json", name="event.json", fields="CE-priority: 9\r\n")
+    assert (await served.send(mail)).startswith("250 ")
+    [arrival] = served.host.arrivals
+    assert (arrival.body, arrival.envelope) == (body, envelope)
+    assert arrival.media_type == "application/fhir+json; fhirVersion=4.0"
+    broken = attachment(b'{"specversion":"1.0"}', type="application/cloudevents+json")
+    assert (await served.send(broken)).startswith("550 5.6.0")
 
 
 @pytest.mark.parametrize(

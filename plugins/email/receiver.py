@@ -37,7 +37,6 @@ class EmailReceiver:
         self._host = host
         self.room = host.room
         self.open = False
-        self.require_tls = settings.require_tls
         self.tls: ssl.SSLContext | None = None
         self.longest = host.max_message * 78 // 57 + MARGIN  # base64 in lines of 76 and CRLF
         self.name = settings.name
@@ -67,9 +66,10 @@ class EmailReceiver:
 
     async def _listen(self, where: str, kind: type[Session]) -> None:
         loop = asyncio.get_running_loop()
+        require_tls = self._settings.require_tls and not where.startswith("unix:")
 
         def connected() -> asyncio.BaseProtocol:
-            return kind(self, loop)
+            return kind(self, loop, require_tls=require_tls)
 
         if where.startswith("unix:"):
             path = where.removeprefix("unix:")

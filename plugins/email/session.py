@@ -37,7 +37,6 @@ class Desk(Protocol):
 
     room: Room
     open: bool
-    require_tls: bool
     tls: ssl.SSLContext | None
     longest: int  # octets of a mail
     name: str
@@ -59,7 +58,7 @@ class Session(SMTP):
 
     line_length_limit = PIECE  # of the reader: longer command lines are refused by `command_size_limit`
 
-    def __init__(self, desk: Desk, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, desk: Desk, loop: asyncio.AbstractEventLoop, *, require_tls: bool) -> None:
         self.desk = desk
         self.busy = False  # a mail is on its way in
         self.refused: Refusal | None = None
@@ -70,7 +69,7 @@ class Session(SMTP):
             hostname=desk.name,
             ident="fhir-broker",
             tls_context=desk.tls,
-            require_starttls=desk.require_tls,
+            require_starttls=require_tls,
             timeout=IDLE,
             command_call_limit=MOST_COMMANDS,
             loop=loop,
@@ -274,9 +273,9 @@ class Session(SMTP):
         self._reader._buffer[:0] = data[end + len(END) :]  # type: ignore[attr-defined]
         if refused is not None:
             raise refused
-        mail = bytes(memoryview(data)[: end + 2])
-        del data
-        return mail.replace(b"\r\n.", b"\r\n")[2:]
+        if data.find(b"\r\n.", 0, end + 2) < 0:  # as in all that we and our like send: one copy, not three
+            return bytes(memoryview(data)[2 : end + 2])
+        return bytes(memoryview(data)[: end + 2]).replace(b"\r\n.", b"\r\n")[2:]
 
     def _no_room(self, hold: Hold, more: int, came: int) -> Refusal | None:
         if came > self.desk.longest:

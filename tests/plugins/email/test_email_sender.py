@@ -266,6 +266,7 @@ async def test_idle_connections_are_closed(monkeypatch: pytest.MonkeyPatch) -> N
         ({"MAIL_ITSELF": None}, Deferred, None, True, True),
         ({"MAIL_ITSELF": ""}, Deferred, None, True, True),
         ({"RCPT": "nonsense"}, Deferred, None, True, False),
+        ({"RCPT": "550 5.1.1 no such user", "RSET": None}, Refused, 550, "not-found", None),
     ],
 )  # fmt: skip
 async def test_each_answer_has_its_end(

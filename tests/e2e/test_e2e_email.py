@@ -17,9 +17,9 @@ import aiohttp
 import orjson
 import pytest
 from aiosmtpd.smtp import SMTP
-from conftest import OpenReceiver, StartDaemon
-from e2e_daemon import Daemon, free_port
+from e2e_daemon import Daemon, StartDaemon, free_port
 from e2e_messages import NORTH, SOUTH, ask, eventually, message, response_to, send
+from e2e_receiver import OpenReceiver
 from postfix_node import PostfixNode, postfix
 
 pytestmark = pytest.mark.slow

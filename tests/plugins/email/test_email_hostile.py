@@ -6,9 +6,9 @@ import asyncio
 import re
 
 from email_desk import Client, ScriptedHost, attachment, serving
+from email_notices import notification
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from test_email_notices import notification
 
 from broker.core.outcome import Refusal
 from plugins.email.receiver import _opened

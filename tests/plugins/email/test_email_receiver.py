@@ -29,6 +29,12 @@ from broker.core.outcome import (
 from plugins.email import session
 from plugins.email.receiver import MARGIN
 
+NOTHING_BUT_MULTIPARTS = (
+    b"Content-Type: multipart/mixed; boundary=a\r\n\r\n"
+    + b"--a\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n--b--\r\n" * 120
+    + b"--a--\r\n"
+)
+
 
 async def test_a_mail_with_a_message_is_an_arrival_and_its_id_is_the_answer(served: Served) -> None:
     mail = attachment(type="application/fhir+json; fhirVersion=4.0", fields="X-Clinic: north\r\n")
@@ -129,6 +135,7 @@ async def test_an_event_in_structured_mode_is_its_data_and_its_envelope(served: 
          "550 5.6.0", "damaged-mail"),
         (b"Content-Type: multipart/mixed; boundary=b\r\n\r\n" + b"--b\r\n\r\nx\r\n" * 200 + b"--b--", "550 5.6.0",
          "damaged-mail"),
+        (NOTHING_BUT_MULTIPARTS, "550 5.6.0", "damaged-mail"),
         (b"Content-Type: multipart/mixed\r\n\r\n--\r\n\r\n", "550 5.6.0", "damaged-mail"),
         (b"", "550 5.6.0", "no-message-in-mail"),
     ],

@@ -39,6 +39,10 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     diagnostics: str | None = None  # for engineers
 
 
+# FHIR's `transient` and what stands below it: "the transaction may be able to be resubmitted".
+TRANSIENT = frozenset({"transient", "lock-error", "no-store", "exception", "timeout", "incomplete", "throttled"})
+
+
 class Refusal(Exception):
     """Something is refused at the door. Subclasses say what kind; `problems` say why."""
 
@@ -69,6 +73,11 @@ class Refusal(Exception):
         )
         self.also = also  # warnings and further problems
         self.retry_after = retry_after  # seconds
+
+    @property
+    def passes(self) -> bool:
+        """Whether the same bytes may be taken later; a channel then says "later" in its own words, else "never"."""
+        return self.problem.code in TRANSIENT
 
     @property
     def problems(self) -> tuple[Problem, ...]:
@@ -150,4 +159,10 @@ class StoreUnavailable(Refusal):
 
 
 class Expired(Refusal):
+    """Its time is over, and stays so."""
+
     code, id = "timeout", "expired"
+
+    @property
+    def passes(self) -> bool:
+        return False

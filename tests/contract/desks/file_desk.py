@@ -22,11 +22,10 @@ LOOK = 0.01  # seconds between two looks at a folder
 class FilePeer(Peer):
     """Somebody who empties a folder. When it is not there, nobody can write into it."""
 
-    address = "file:south"
-
-    def __init__(self, outbox: Path) -> None:
+    def __init__(self, outbox: Path, name: str) -> None:
         super().__init__()
-        self._folder, self._away = outbox / "south", outbox / ".away"
+        self.address = f"file:{name}"
+        self._folder, self._away = outbox / name, outbox / f".{name}"
         self._away.mkdir(parents=True)
         self._looking: asyncio.Task[None] | None = None
 
@@ -64,6 +63,7 @@ class FileDesk(Desk):
     says = frozenset({Says.TAKES})  # a folder has no words, and takes what is renamed within it at once
     unusable = ("file:../etc", "file:/etc", "file:a//b", "file:", "file:link")
     has_references = True
+    has_reply_addresses = True
     tries_again = True
 
     def __init__(self, folder: Path) -> None:
@@ -78,12 +78,14 @@ class FileDesk(Desk):
         return f"{text}.json"
 
     async def open(self) -> None:
-        self.peer = FilePeer(self._outbox)
+        self.peer, self._own = FilePeer(self._outbox, "south"), FilePeer(self._outbox, "north")
         await self.peer.start()
+        await self._own.start()
         (self._outbox / "link").symlink_to(self.folder, target_is_directory=True)
 
     async def close(self) -> None:
         await self.peer.stop()
+        await self._own.stop()
 
     def configuration(self) -> dict[str, Any]:
         block = {"inbox": str(self._inbox), "outbox": str(self._outbox), "every": "20ms"}
@@ -101,6 +103,8 @@ class FileDesk(Desk):
         suffix = ".xml" if media_type.startswith(XML) else ".json"
         name = reference or f"{next(self._numbers)}{suffix}"
         beside = {"envelope": to_attributes(envelope), "mediaType": media_type}
+        if answer_here:
+            beside["replyTo"] = self._own.address
         temporary = self._inbox / f".{name}"
         temporary.with_name(f"{name}.envelope").write_bytes(msgspec.json.encode(beside))
         temporary.write_bytes(body)
@@ -124,3 +128,6 @@ class FileDesk(Desk):
                             self._waiting = name
                         return Ended(how=how, problem=id, duplicate=id == "duplicate")
                 await asyncio.sleep(LOOK)
+
+    async def answer(self) -> Got:
+        return (await self._own.until_got(1))[0]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from desks.desk import Desk, Says
-from desks.file_desk import FileDesk
-from desks.http_desk import HttpDesk
+from desks.file import FileDesk
+from desks.http import HttpDesk
 
 DESKS: tuple[type[Desk], ...] = (HttpDesk, FileDesk)
 

@@ -183,7 +183,7 @@ class Broker:
                 insecure=self._settings.insecure, listening=self.listening,
             )  # fmt: skip
             app = application(base_url=self.here.base_url, default_release=self.here.release)
-            await self._start_channels(app)  # before anything is carried: what waits must find its sender
+            self._build_channels(app)  # before anything is carried: what waits must find its sender
             await self.delivering.load_holds()
             self._start_task(self.delivering.run(), "deliver")
             self._start_task(self.watching.run(), "watch")
@@ -196,6 +196,8 @@ class Broker:
                 ),
                 "directory",
             )  # fmt: skip
+            for receiver in self.channels.receivers:  # once what it takes in can be carried, holds and all
+                await receiver.start()
             await self._listen(app)
         except BaseException:
             await self.stop()
@@ -231,7 +233,7 @@ class Broker:
             changed=self.directory_changed,
         )  # fmt: skip
 
-    async def _start_channels(self, app: web.Application) -> None:
+    def _build_channels(self, app: web.Application) -> None:
         for name, its_settings in self._settings.channels.items():
             spec = self._specs[name]
             host = Hosting(
@@ -251,8 +253,6 @@ class Broker:
             receiver = spec.receiver(its_settings, host) if spec.receiver else None
             sender = spec.sender(its_settings, host) if spec.sender else None
             self.channels.add(spec, sender=sender, receiver=receiver)
-            if receiver is not None:
-                await receiver.start()
 
     async def _serve(self, app: web.Application, name: str, listen: str, tls: Any) -> str:
         runner = Runner(app)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 from uuid import uuid4
 
 import orjson
-from desks.desk import JSON, Desk
+from desks.desk import JSON, WITHIN, Desk
 from e2e_daemon import free_port, merged
 from e2e_messages import SOUTH
 from e2e_messages import message as new_message
@@ -132,15 +132,27 @@ class Office:
             other.close()
 
 
+class Servers:
+    """The servers of other people, each started when the first desk needs it."""
+
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        self._folder, self._stack = folder, stack
+        self._running: dict[type[Desk], Any] = {}
+
+    def of(self, kind: type[Desk]) -> Any:
+        if kind not in self._running:
+            self._running[kind] = self._stack.enter_context(kind.serving(self._folder / kind.name))
+        return self._running[kind]
+
+
 @asynccontextmanager
-async def opened(kind: type[Desk], folder: Path, *, start: bool = True) -> AsyncIterator[Office]:
-    desk = kind(folder)
-    async with asyncio.timeout(100):
+async def opened(kind: type[Desk], folder: Path, server: Any) -> AsyncIterator[Office]:
+    desk = kind(folder, server)
+    async with asyncio.timeout(WITHIN):
         await desk.open()
     office = Office(desk)
     try:
-        if start:
-            await office.start()
+        await office.start()
         yield office
     finally:
         desk.peer.release()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import orjson
 import pytest
-from channel_office import BOX, Office, message, opened
+from channel_office import BOX, Office, message
 from desks import DESKS, whose_peer_says
 from desks.desk import WITHIN, Desk, Ended, How, Says
 from e2e_daemon import Daemon
@@ -40,6 +40,11 @@ def taken(ended: dict[str, Ended]) -> set[str]:
     return {id for id, one in ended.items() if one.how is How.TAKEN}
 
 
+def later(problem: str) -> list[tuple[How, str]]:
+    """Some protocols say "later" without a word: what is not acknowledged stays where it was."""
+    return [(How.LATER, problem), (How.LATER, "")]
+
+
 # -- durable before acknowledged
 
 
@@ -63,32 +68,31 @@ async def test_message_that_the_store_cannot_write_is_not_acknowledged(
 
     monkeypatch.setattr(office.broker.store, "accept", fails)
     ended = await office.desk.hand_in(message("unwritten"))
-    assert (ended.how, ended.problem) == (How.LATER, "store-unavailable")
+    assert (ended.how, ended.problem) in later("store-unavailable")
     monkeypatch.setattr(office.broker.store, "accept", accept)
     assert (await office.desk.again(message("unwritten"))).how is How.TAKEN
     await office.peer.until_got(1)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", DESKS, ids=lambda desk: desk.name)
-async def test_what_was_acknowledged_is_delivered_after_kill_9(kind: type[Desk], tmp_path: Path) -> None:
-    """Whatever the daemon was doing: its peer dies in the middle, and the daemon with it."""
-    async with opened(kind, tmp_path / "office", start=False) as office:
-        daemon = Daemon(tmp_path / "daemon", {})
-        daemon.config = office.configuration() | {"admin": {"listen": f"127.0.0.1:{daemon.admin_port}"}}
-        daemon.write()
-        try:
-            await daemon.start()
-            before = await hand_in_many(office.desk, 20)
-            loading = asyncio.create_task(hand_in_many(office.desk, 150, start=20))
-            await office.peer.until(lambda: len(set(ids(office))) >= 35)
-            await daemon.kill()
-            await daemon.start()
-            acknowledged = taken(before) | taken(await loading)
-            assert len(acknowledged) >= 35
-            await office.peer.until(lambda: acknowledged <= set(ids(office)))
-        finally:
-            await daemon.end()
+async def test_what_was_acknowledged_is_delivered_after_kill_9(office: Office, tmp_path: Path) -> None:
+    """A process of its own is killed under load; what it acknowledged reaches the peer once it is started again."""
+    await office.stop()
+    daemon = Daemon(tmp_path / "daemon", {})
+    daemon.config = office.configuration() | {"admin": {"listen": f"127.0.0.1:{daemon.admin_port}"}}
+    daemon.write()
+    try:
+        await daemon.start()
+        before = await hand_in_many(office.desk, 20)
+        loading = asyncio.create_task(hand_in_many(office.desk, 150, start=20))
+        await office.peer.until(lambda: len(set(ids(office))) >= 35)
+        await daemon.kill()
+        await daemon.start()
+        acknowledged = taken(before) | taken(await loading)
+        assert len(acknowledged) >= 35
+        await office.peer.until(lambda: acknowledged <= set(ids(office)))
+    finally:
+        await daemon.end()
 
 
 # -- once
@@ -143,7 +147,7 @@ async def test_full_intake_is_a_clear_later_and_heals(office: Office) -> None:
     room = office.broker.intake.hold()
     room.grow(64 * 2**20)
     ended = await office.desk.hand_in(message("busy"))
-    assert (ended.how, ended.problem) == (How.LATER, "busy")
+    assert (ended.how, ended.problem) in later("busy")
     assert await office.accepted() == 0
     room.let_go()
     assert (await office.desk.again(message("busy"))).how is How.TAKEN
@@ -178,21 +182,20 @@ async def test_drain_ends_what_is_under_way_and_takes_nothing_new(office: Office
     await office.peer.until(lambda: taken(ended) <= set(ids(office)))
 
 
-@pytest.mark.parametrize("kind", whose_peer_says(Says.HOLDS), ids=lambda desk: desk.name)
-async def test_attempt_that_is_under_way_is_finished_before_the_broker_stops(kind: type[Desk], tmp_path: Path) -> None:
-    async with opened(kind, tmp_path) as office:
-        office.peer.says(Says.HOLDS)
-        await office.desk.hand_in(message("held"))
-        await office.peer.until_got(1)
-        stopping = asyncio.create_task(office.stop())
-        done, _ = await asyncio.wait([stopping], timeout=TOO_LONG_FOR_ANY)
-        assert not done
-        office.peer.release()
-        await asyncio.wait_for(stopping, WITHIN)
-        await office.start()
-        await office.desk.hand_in(message("next"))
-        await office.peer.until(lambda: "next" in ids(office))
-        assert ids(office) == ["held", "next"]
+@whose_peer_says(Says.HOLDS)
+async def test_attempt_that_is_under_way_is_finished_before_the_broker_stops(office: Office) -> None:
+    office.peer.says(Says.HOLDS)
+    await office.desk.hand_in(message("held"))
+    await office.peer.until_got(1)
+    stopping = asyncio.create_task(office.stop())
+    done, _ = await asyncio.wait([stopping], timeout=TOO_LONG_FOR_ANY)
+    assert not done
+    office.peer.release()
+    await asyncio.wait_for(stopping, WITHIN)
+    await office.start()
+    await office.desk.hand_in(message("next"))
+    await office.peer.until(lambda: "next" in ids(office))
+    assert ids(office) == ["held", "next"]
 
 
 # -- the peer goes away and comes back

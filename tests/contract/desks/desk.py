@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -114,8 +115,15 @@ class Desk(ABC):
 
     peer: Peer  # made by open()
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, server: Any = None) -> None:
         self.folder = folder
+        self.server = server
+
+    @classmethod
+    @contextmanager
+    def serving(cls, folder: Path) -> Iterator[Any]:
+        """The server of somebody else that all desks of this channel share, for as long as the tests run."""
+        yield None
 
     @staticmethod
     def a_reference(text: str) -> str:

@@ -66,8 +66,8 @@ class FileDesk(Desk):
     has_reply_addresses = True
     tries_again = True
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: Path, server: Any = None) -> None:
+        super().__init__(folder, server)
         self._inbox, self._outbox = folder / "in", folder / "out"
         self._plugins = write_files(folder)
         self._numbers = itertools.count(1)

@@ -59,8 +59,8 @@ class HttpDesk(Desk):
     says = frozenset(Says)
     unusable = ("https://user:secret@ehr.example/fhir", "http://")
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: Path, server: Any = None) -> None:
+        super().__init__(folder, server)
         self.port = free_port()
 
     async def open(self) -> None:

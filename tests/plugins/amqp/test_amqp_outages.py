@@ -11,7 +11,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from amqp_desk import Bench, ScriptedHost, opened, send, transmission, until
+from amqp_desk import ScriptedHost, opened, send, transmission, until
 from rabbitmq_node import RabbitNode, rabbitmq
 
 from broker.channel import Arrival, Deferred, Delivered

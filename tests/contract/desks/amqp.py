@@ -178,8 +178,8 @@ class AmqpDesk(Desk):
 
     async def answer(self) -> Got:
         queue = await self._channel.get_queue(self._own)
-        while (found := await queue.get(fail=False, no_ack=True)) is None:
-            await asyncio.sleep(0.02)
+        async with queue.iterator(no_ack=True) as messages:
+            found = await anext(messages)
         return got_of(found, found.body)
 
     # -- on the wire
@@ -201,9 +201,8 @@ class AmqpDesk(Desk):
             self._refused[whole[1].headers[NUMBER]] = whole[1].headers["x-error-id"]
         if isinstance(found, commands.Basic.Ack):
             in_hand: dict[int, int] = session.known.get(("in hand", number), {})
-            for tag in [
-                tag for tag in in_hand if tag == found.delivery_tag or (found.multiple and tag < found.delivery_tag)
-            ]:
+            last = found.delivery_tag
+            for tag in [tag for tag in in_hand if tag == last or (found.multiple and tag < last)]:
                 self._settle(in_hand.pop(tag))
         return True
 

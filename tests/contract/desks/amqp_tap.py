@@ -43,6 +43,7 @@ class Tap:
         self._from_client, self._from_server = from_client, from_server
         self._server: asyncio.Server | None = None
         self._sessions: set[Session] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     async def open(self) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, reuse_address=True)
@@ -53,13 +54,15 @@ class Tap:
             server.close()
             for session in list(self._sessions):
                 session.abort()
-            while self._sessions:
-                await asyncio.sleep(0.01)
+            await asyncio.gather(*self._tasks)
             await server.wait_closed()
 
     async def _serve(self, client_reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
         server_reader, server = await asyncio.open_connection("127.0.0.1", self._to)
         session = Session(client, server)
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
         self._sessions.add(session)
         try:
             await asyncio.gather(
@@ -71,6 +74,7 @@ class Tap:
         finally:
             session.abort()
             self._sessions.discard(session)
+            self._tasks.discard(task)
 
     async def _pump(
         self, session: Session, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seen: Seen

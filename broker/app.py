@@ -22,7 +22,7 @@ from broker.api.admin import add_admin
 from broker.api.fhir import add_fhir
 from broker.api.health import Health, add_health
 from broker.api.metrics import Metrics, add_metrics
-from broker.channel import Accept, ChannelSpec, Happening, Room
+from broker.channel import Accept, ChannelSpec, Finishing, Happening, Room
 from broker.config import Settings
 from broker.config.installed import Installed
 from broker.core.address_pattern import AddressPattern, AddressPatterns, host_of, same_host
@@ -196,8 +196,10 @@ class Broker:
                 ),
                 "directory",
             )  # fmt: skip
-            for receiver in self.channels.receivers:  # once what it takes in can be carried, holds and all
+            for name, receiver in self.channels.receivers.items():  # once what it takes in can be carried, holds and all
                 await receiver.start()
+                if where := getattr(receiver, "listening", ""):  # a listener of its own
+                    self.listening[name] = where
             await self._listen(app)
         except BaseException:
             await self.stop()
@@ -294,7 +296,7 @@ class Broker:
         """Takes nothing new, finishes what is under way, writes what is queued, then closes."""
         if hasattr(self, "intake"):
             self.intake.draining = True
-        for receiver in self.channels.receivers:
+        for receiver in self.channels.receivers.values():
             await receiver.stop()
         self.followers.wake_all()
         for task in self._tasks:
@@ -304,6 +306,9 @@ class Broker:
         await self.directory.close()
         await self.delivering.drain(DRAIN)
         self.callers.tell_kept()
+        for receiver in self.channels.receivers.values():
+            if isinstance(receiver, Finishing):
+                await receiver.finish()
         for runner in reversed(self._runners):
             await runner.cleanup()
         for sender in set(self.channels.senders().values()):

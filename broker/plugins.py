@@ -133,7 +133,7 @@ class Channels:
     def __init__(self) -> None:
         self._specs: dict[str, ChannelSpec] = {}
         self._senders: dict[str, Sender] = {}
-        self.receivers: list[Receiver] = []
+        self.receivers: dict[str, Receiver] = {}
 
     def add(self, spec: ChannelSpec, *, sender: Sender | None, receiver: Receiver | None) -> None:
         for scheme in spec.schemes if sender is not None else ():
@@ -143,7 +143,7 @@ class Channels:
         if sender is not None:
             self._senders.update(dict.fromkeys(spec.schemes, sender))
         if receiver is not None:
-            self.receivers.append(receiver)
+            self.receivers[spec.name] = receiver
 
     def schemes(self) -> tuple[str, ...]:
         return tuple(self._specs)

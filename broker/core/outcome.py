@@ -41,6 +41,12 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
 
 # FHIR's `transient` and what stands below it: "the transaction may be able to be resubmitted".
 TRANSIENT = frozenset({"transient", "lock-error", "no-store", "exception", "timeout", "incomplete", "throttled"})
+STAYS = frozenset({"expired-on-arrival"})  # a timeout, too, and over for good
+
+
+def passes(problem: Problem) -> bool:
+    """Whether the same bytes may be taken later; a channel then says "later" in its own words, else "never"."""
+    return problem.code in TRANSIENT and problem.id not in STAYS
 
 
 class Refusal(Exception):
@@ -76,8 +82,7 @@ class Refusal(Exception):
 
     @property
     def passes(self) -> bool:
-        """Whether the same bytes may be taken later; a channel then says "later" in its own words, else "never"."""
-        return self.problem.code in TRANSIENT
+        return passes(self.problem)
 
     @property
     def problems(self) -> tuple[Problem, ...]:
@@ -159,10 +164,4 @@ class StoreUnavailable(Refusal):
 
 
 class Expired(Refusal):
-    """Its time is over, and stays so."""
-
     code, id = "timeout", "expired"
-
-    @property
-    def passes(self) -> bool:
-        return False

@@ -23,10 +23,14 @@ def test_what_is_the_brokers_trouble_passes(kind: type[Refusal]) -> None:
     assert kind("later").passes
 
 
-@pytest.mark.parametrize("kind", [MessageInvalid, TooLarge, NotAllowed, NoRoute, Conflict, Expired])
+@pytest.mark.parametrize("kind", [MessageInvalid, TooLarge, NotAllowed, NoRoute, Conflict])
 def test_what_is_wrong_with_the_content_stays(kind: type[Refusal]) -> None:
     assert not kind("never").passes
 
 
 def test_one_refusal_may_pass_though_its_kind_does_not() -> None:
     assert Refusal("changed on the way", code="transient").passes
+
+
+def test_what_came_too_late_stays_late() -> None:
+    assert not Expired("over", id="expired-on-arrival").passes

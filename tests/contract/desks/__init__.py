@@ -8,8 +8,9 @@ from desks.amqp import AmqpDesk
 from desks.desk import Desk, Says
 from desks.file import FileDesk
 from desks.http import HttpDesk
+from desks.websocket import WebSocketDesk
 
-DESKS: tuple[type[Desk], ...] = (HttpDesk, FileDesk, AmqpDesk)
+DESKS: tuple[type[Desk], ...] = (HttpDesk, FileDesk, AmqpDesk, WebSocketDesk)
 
 
 def whose_peer_says(line: Says) -> pytest.MarkDecorator:

@@ -35,7 +35,7 @@ def test_there_are_broken_examples_and_none_has_lost_its_lines() -> None:
 
 
 @pytest.mark.parametrize("file", GOOD, ids=lambda file: file.stem)
-@pytest.mark.parametrize("channels", [CHANNELS, Installed()], ids=["ours", "installed"])
+@pytest.mark.parametrize("channels", [ALL, Installed()], ids=["ours", "installed"])
 def test_a_good_example_has_no_mistake_and_no_warning(file: Path, channels: dict[str, object]) -> None:
     assert load(file, env={}, channels=channels).warnings == ()  # type: ignore[arg-type]
 

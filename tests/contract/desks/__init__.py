@@ -6,11 +6,12 @@ import pytest
 
 from desks.amqp import AmqpDesk
 from desks.desk import Desk, Says
+from desks.email import EmailDesk
 from desks.file import FileDesk
 from desks.http import HttpDesk
 from desks.websocket import WebSocketDesk
 
-DESKS: tuple[type[Desk], ...] = (HttpDesk, FileDesk, AmqpDesk, WebSocketDesk)
+DESKS: tuple[type[Desk], ...] = (HttpDesk, FileDesk, AmqpDesk, WebSocketDesk, EmailDesk)
 
 
 def whose_peer_says(line: Says) -> pytest.MarkDecorator:

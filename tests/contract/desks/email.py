@@ -32,25 +32,20 @@ def got_of(mail: bytes) -> Got:
     """The message in a mail, as the standard library takes it apart."""
     whole = BytesParser(policy=policy.compat32).parsebytes(mail)
     [part] = [part for part in whole.walk() if "fhir" in part.get_content_type()]
-    found = {
-        name.lower().removeprefix(CE): _unfolded(value) for name, value in whole.items() if name.lower().startswith(CE)
-    }
+    fields = [(name.lower(), "".join(str(value).split())) for name, value in whole.items()]
+    found = {name.removeprefix(CE): unquote(value) for name, value in fields if name.startswith(CE)}
     return Got(
         body=bytes(part.get_payload(decode=True)),
         media_type=_media_type(part),
-        envelope=from_attributes({name: unquote(value) for name, value in found.items()}),
+        envelope=from_attributes(found),
         in_reply_to=whole["In-Reply-To"],
     )
 
 
-def _unfolded(value: str) -> str:
-    return "".join(str(value).split())
-
-
 def _media_type(part: Message) -> str:
-    """Without the name of the file."""
-    [(bare, _), *parameters] = part.get_params(failobj=[])
-    return "; ".join([bare, *(f"{name}={value}" for name, value in parameters if name != "name")])
+    """As it is written, without the name of the file."""
+    written = " ".join(str(part["Content-Type"]).split())
+    return re.sub(r'; name="?[^;"]*"?', "", written)
 
 
 class EmailPeer(Peer):

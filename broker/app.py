@@ -196,10 +196,8 @@ class Broker:
                 ),
                 "directory",
             )  # fmt: skip
-            for (
-                name,
-                receiver,
-            ) in self.channels.receivers.items():  # once what it takes in can be carried, holds and all
+            # once what comes in can be carried, holds and all
+            for name, receiver in self.channels.receivers.items():
                 await receiver.start()
                 if where := getattr(receiver, "listening", ""):  # a listener of its own
                     self.listening[name] = where

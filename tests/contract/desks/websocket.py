@@ -10,7 +10,7 @@ import orjson
 from e2e_daemon import free_port
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import Server, ServerConnection, serve
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.frames import CloseCode
 
 from broker.core.attributes import from_attributes, to_attributes
@@ -118,7 +118,9 @@ class WebSocketDesk(Desk):
                 said = orjson.loads((await connection.recv(decode=False)).partition(b"\n")[0])
         except ConnectionClosed as closed:
             return CLOSED.get(closed.rcvd.code if closed.rcvd else 0, Ended(how=How.LOST))  # type: ignore[call-overload]
-        except OSError:
+        except InvalidStatus as answered:  # to the handshake
+            return Ended(how=How.LATER if answered.response.status_code == 503 else How.REFUSED)
+        except (WebSocketException, OSError):
             return Ended(how=How.LOST)
         if said["type"] == "receipt":
             return Ended(how=How.TAKEN, duplicate=said.get("duplicate", False))

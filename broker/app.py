@@ -196,11 +196,8 @@ class Broker:
                 ),
                 "directory",
             )  # fmt: skip
-            # once what comes in can be carried, holds and all
-            for name, receiver in self.channels.receivers.items():
+            for receiver in self.channels.receivers:  # once what it takes in can be carried, holds and all
                 await receiver.start()
-                if where := getattr(receiver, "listening", ""):  # a listener of its own
-                    self.listening[name] = where
             await self._listen(app)
         except BaseException:
             await self.stop()
@@ -217,6 +214,7 @@ class Broker:
         http = settings.channels.get("http")
         if http is not None:
             self.listening["http"] = await self._serve(app, "http", http.listen, http.tls)
+        self.listening.update(self.channels.listening())
         admin = web.Application()
         self._add_admin(admin)
         self.listening["admin"] = await self._serve(admin, "admin", settings.admin.listen, None)
@@ -297,7 +295,7 @@ class Broker:
         """Takes nothing new, finishes what is under way, writes what is queued, then closes."""
         if hasattr(self, "intake"):
             self.intake.draining = True
-        for receiver in self.channels.receivers.values():
+        for receiver in self.channels.receivers:
             await receiver.stop()
         self.followers.wake_all()
         for task in self._tasks:
@@ -307,7 +305,7 @@ class Broker:
         await self.directory.close()
         await self.delivering.drain(DRAIN)
         self.callers.tell_kept()
-        for receiver in self.channels.receivers.values():
+        for receiver in self.channels.receivers:
             if isinstance(receiver, Finishing):
                 await receiver.finish()
         for runner in reversed(self._runners):

@@ -253,6 +253,8 @@ class Host(Protocol):
 
 
 class Receiver(Protocol):
+    """One with a listener of its own says in an attribute `listening` where, once it has started: "127.0.0.1:8081"."""
+
     async def start(self) -> None: ...  # returns once it is listening
 
     async def stop(self) -> None: ...  # takes nothing new; what is under way is finished by the flow

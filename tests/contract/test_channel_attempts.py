@@ -140,7 +140,7 @@ async def test_many_attempts_at_once_each_end_for_themselves(office: Office) -> 
 
 async def test_stopping_twice_is_stopping_once(office: Office) -> None:
     channels = office.broker.channels
-    for receiver in channels.receivers.values():
+    for receiver in channels.receivers:
         await receiver.stop()
         await receiver.stop()
     for sender in set(channels.senders().values()):

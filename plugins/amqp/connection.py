@@ -168,7 +168,7 @@ class Connection(asyncio.Protocol):
                 log.info("amqp: the server takes messages again", connection=self._name)
             case commands.Connection.Close():
                 self._send(commands.Connection.CloseOk())
-                self._lost(Ended(method.reply_code or 0, method.reply_text))
+                self._lost(Ended(method.reply_code or 0, method.reply_text), flush=True)
             case commands.Connection.CloseOk():
                 if not self._close_ok.done():
                     self._close_ok.set_result(None)
@@ -252,9 +252,10 @@ class Connection(asyncio.Protocol):
                 await self._close_ok
         except TimeoutError:
             pass
-        self._lost(Ended(0, "closed by us"))
+        self._lost(Ended(0, "closed by us"), flush=True)
 
-    def _lost(self, ended: Ended) -> None:
+    def _lost(self, ended: Ended, *, flush: bool = False) -> None:
+        """`flush`: the last word is still written; to a server that is silent it would never leave."""
         if self.closed.done():
             return
         self.closed.set_result(ended)
@@ -267,4 +268,7 @@ class Connection(asyncio.Protocol):
         for channel in list(self._channels.values()):
             channel.end(ended)
         if self._transport is not None:
-            self._transport.close()
+            if flush:
+                self._transport.close()
+            else:
+                self._transport.abort()

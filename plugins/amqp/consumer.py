@@ -101,6 +101,9 @@ class Consumer:
                 reason = await self._consume(await self._link.connection(CONNECT))
             except (NoConnection, Closed) as error:
                 reason = str(error)
+            except Exception as error:  # our bug: the queue is not given up for it
+                log.exception("amqp: the consumer failed", queue=self.consume.queue)
+                reason = type(error).__name__
             if asyncio.get_running_loop().time() - began > LONGEST:
                 wait = FIRST
             log.warning(

@@ -38,7 +38,7 @@ class AmqpSender:
         self._host = host
         self._links = Links(settings, may_be_here=host.may_be_here)
         self._writing = Writing(mode=settings.mode, prefix=settings.prefix, reply_queue=settings.reply_queue)
-        self._here = Writing(mode=settings.mode, prefix=settings.prefix, reply_queue=None)
+        self._elsewhere = Writing(mode=settings.mode, prefix=settings.prefix, reply_queue=None)
         self._own = self._links.own
 
     async def attempt(self, transmission: Transmission) -> Attempted:
@@ -46,7 +46,7 @@ class AmqpSender:
         try:
             place = read_place(transmission.address)
             # the reply queue is on our own server: nobody at another one could answer there
-            writing = self._writing if _server(place, self._own) == self._own else self._here
+            writing = self._writing if _server(place, self._own) == self._own else self._elsewhere
             properties, body, message_id = writing.write(transmission, self._host.now())
         except ValueError as error:
             return _unusable(str(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -10,8 +11,10 @@ from pathlib import Path
 
 from broker.core.tls import described
 from plugins.amqp.address import read_server
-from plugins.amqp.wire import fits
+from plugins.amqp.wire import LONGEST_SHORT
 
+LONGEST_QUEUE = LONGEST_SHORT - len(".dead")
+_NAME = re.compile(r"[a-zA-Z0-9-_.:@#,/+ ]+")  # what pamqp writes as the name of a queue
 MOST_UNACKNOWLEDGED = 65_535  # what a prefetch can say
 
 
@@ -38,6 +41,11 @@ class Mode(StrEnum):
     STRUCTURED = "structured"
 
 
+def _check_name(key: str, name: str, longest: int) -> None:
+    if not _NAME.fullmatch(name) or len(name) > longest:
+        raise ValueError(f"{key}: a name of 1 to {longest} ASCII letters, digits, spaces and -_.:@#,/+")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Consume:
     """A queue that messages are taken from."""
@@ -62,8 +70,9 @@ class Consume:
     )
 
     def __post_init__(self) -> None:
-        if not self.queue or not fits(self.queue) or not fits(self.dead_letter or ""):
-            raise ValueError("queue, dead_letter: a name of 1 to 255 bytes")
+        _check_name("queue", self.queue, LONGEST_QUEUE)
+        if self.dead_letter is not None:
+            _check_name("dead_letter", self.dead_letter, LONGEST_SHORT)
         if not 1 <= self.prefetch <= MOST_UNACKNOWLEDGED:
             raise ValueError(f"prefetch: from 1 to {MOST_UNACKNOWLEDGED}")
 
@@ -148,6 +157,8 @@ class AmqpSettings:
             raise ValueError("heartbeat: from 1s to 1h")
         if self.buffer < 1:
             raise ValueError("buffer: at least one byte")
+        if self.reply_queue is not None:
+            _check_name("reply_queue", self.reply_queue, LONGEST_QUEUE)
         names = [one.queue for one in self.queues()]
         if len(set(names)) < len(names):
             raise ValueError("consume: a queue is named twice")

@@ -1,4 +1,4 @@
-"""The daemon between HTTP, mailboxes and a real RabbitMQ: what goes in by one comes out by the other, with its answer."""
+"""The daemon between HTTP, mailboxes and a real RabbitMQ: what goes in by one comes out by the other, answers too."""
 
 from __future__ import annotations
 

@@ -44,9 +44,10 @@ def free_port() -> int:
 class RabbitNode:
     """One node: what it keeps in its folder is there again when it is started anew, on the same port."""
 
-    def __init__(self, folder: Path, *, port: int = 0, more: str = "") -> None:
+    def __init__(self, folder: Path, *, port: int = 0, more: str = "", plugins: str = "") -> None:
         self.folder = folder.resolve()
         self._more = more  # lines of its configuration
+        self._plugins = plugins  # names, with commas between them
         self.port = port or free_port()
         self.url = f"amqp://guest:guest@127.0.0.1:{self.port}/"
         self.log = self.folder / "rabbitmq.out"
@@ -58,7 +59,7 @@ class RabbitNode:
     def _write_settings(self) -> dict[str, str]:
         folder = self.folder
         (folder / "rabbitmq.conf").write_text(CONFIG.format(port=self.port) + self._more)
-        (folder / "enabled_plugins").write_text("[].\n")
+        (folder / "enabled_plugins").write_text(f"[{self._plugins}].\n")
         (folder / "environment.conf").touch()  # else the machine's own is read
         own = {name: value for name, value in os.environ.items() if not name.startswith(("RABBITMQ_", "ERL_"))}
         return {
@@ -145,8 +146,8 @@ class RabbitNode:
 
 
 @contextlib.contextmanager
-def rabbitmq(folder: Path, *, port: int = 0, more: str = "") -> Iterator[RabbitNode]:
-    node = RabbitNode(folder, port=port, more=more)
+def rabbitmq(folder: Path, *, port: int = 0, more: str = "", plugins: str = "") -> Iterator[RabbitNode]:
+    node = RabbitNode(folder, port=port, more=more, plugins=plugins)
     try:
         yield node.start()
     finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -92,6 +92,30 @@ async def until(enough: Callable[[], bool], within: float = 20.0) -> None:
     while not enough():
         assert time.monotonic() < end, "it did not come about"
         await asyncio.sleep(0.01)
+
+
+async def eventually(look: Callable[[], Awaitable[bool]], within: float = 30.0) -> None:
+    """As `until`, where looking takes a while itself."""
+    end = time.monotonic() + within
+    while not await look():
+        assert time.monotonic() < end, "it did not come about"
+        await asyncio.sleep(0.05)
+
+
+async def listed(node: RabbitNode) -> dict[str, tuple[int, int]]:
+    """Queues, each with the messages that nobody has in hand, and those in hand, as the server counts them."""
+    said = await asyncio.to_thread(
+        node.control, "list_queues", "name", "messages_ready", "messages_unacknowledged", "--no-table-headers"
+    )
+    rows = (line.rsplit(maxsplit=2) for line in said.splitlines())
+    return {name: (int(ready), int(in_hand)) for name, ready, in_hand in rows}
+
+
+async def until_there(node: RabbitNode, queue: str) -> None:
+    async def is_there() -> bool:
+        return queue in await listed(node)
+
+    await eventually(is_there)
 
 
 @dataclass

@@ -10,8 +10,9 @@ from datetime import timedelta
 from pathlib import Path
 from uuid import uuid4
 
+import psutil
 import pytest
-from amqp_desk import ScriptedHost, opened, send, transmission, until
+from amqp_desk import ScriptedHost, eventually, listed, opened, send, transmission, until, until_there
 from rabbitmq_node import RabbitNode, rabbitmq
 
 from broker.channel import Arrival, Deferred, Delivered
@@ -117,9 +118,7 @@ async def test_broker_that_starts_before_its_rabbitmq_takes_the_queue_up_once_it
     await asyncio.to_thread(node.start)
     try:
         async with opened(node) as bench:
-            async with asyncio.timeout(40):
-                while "late" not in node.control("list_queues", "name").split():
-                    await asyncio.sleep(0.1)
+            await until_there(node, "late")
             await bench.put("late")
             await host.until(1, within=40)
     finally:
@@ -173,23 +172,20 @@ async def test_server_that_is_short_of_memory_defers_and_acknowledgements_still_
             )  # type: ignore[arg-type]
             await receiver.start()
             await bench.host.until(20)
-            async with asyncio.timeout(20):
-                while f"{queue} 0" not in await listed(own):
-                    await asyncio.sleep(0.1)
+
+            async def is_acknowledged() -> bool:
+                return (await listed(own))[queue] == (0, 0)
+
+            await eventually(is_acknowledged)
         finally:
             await asyncio.to_thread(own.control, "set_vm_memory_high_watermark", "0.4")
-        async with asyncio.timeout(20):
-            while not isinstance(await send(sender, f"amqp:?routing_key={out}", b"after"), Delivered):
-                await asyncio.sleep(0.1)
+
+        async def is_delivered() -> bool:
+            return isinstance(await send(sender, f"amqp:?routing_key={out}", b"after"), Delivered)
+
+        await eventually(is_delivered)
         bodies = [(await bench.get(out)).body for _ in range(3)]
         assert bodies[1:] == [b"under way", b"after"]
-
-
-async def listed(node: RabbitNode) -> str:
-    return "\n".join(
-        " ".join(line.split())
-        for line in (await asyncio.to_thread(node.control, "list_queues", "name", "messages")).splitlines()
-    )
 
 
 async def test_connection_that_an_operator_closes_is_made_anew(own: RabbitNode) -> None:
@@ -197,9 +193,7 @@ async def test_connection_that_an_operator_closes_is_made_anew(own: RabbitNode) 
     settings = AmqpSettings(url=own.url, consume=(Consume(queue=queue),))
     receiver, sender = AmqpReceiver(settings, host), AmqpSender(settings, host)  # type: ignore[arg-type]
     await receiver.start()
-    async with asyncio.timeout(20):
-        while queue not in await listed(own):
-            await asyncio.sleep(0.05)
+    await until_there(own, queue)
     assert isinstance(await send(sender, f"amqp:?routing_key={queue}"), Delivered)
     await host.until(1)
     await asyncio.to_thread(own.control, "close_all_connections", "an operator says so")
@@ -217,6 +211,7 @@ async def test_server_that_falls_silent_is_noticed_by_its_heartbeat(own: RabbitN
         assert isinstance(await send(sender, f"amqp:?routing_key={queue}"), Delivered)
         machine = own.pids[-1]
         os.kill(machine, signal.SIGSTOP)
+        await until(lambda: psutil.Process(machine).status() == psutil.STATUS_STOPPED)  # all of its threads
         try:
             end = await send(sender, f"amqp:?routing_key={queue}", answer=timedelta(seconds=20))
         finally:

@@ -1,4 +1,4 @@
-"""What comes from queues, with a real RabbitMQ: kept before it is acknowledged, laid aside where it is refused (C-40)."""
+"""What comes from queues, with a real RabbitMQ: kept, then acknowledged; laid aside where it is refused (C-40)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from uuid import uuid4
 import aio_pika
 import orjson
 import pytest
-from amqp_desk import MESSAGE, Bench, full_envelope, send, until
+from amqp_desk import MESSAGE, Bench, eventually, full_envelope, listed, send, until, until_there
 
 from broker.channel import Arrival, Asked
 from broker.core.envelope import Envelope
@@ -19,16 +19,6 @@ from plugins.amqp.settings import Consume, Declare, Mode
 
 def fresh() -> str:
     return f"in-{uuid4()}"
-
-
-async def unacknowledged(bench: Bench, queue: str) -> tuple[int, int]:
-    """Messages that nobody has in hand, and messages in hand, as the server counts them."""
-    listed = bench.node.control("list_queues", "name", "messages_ready", "messages_unacknowledged")
-    for line in listed.splitlines():
-        name, *numbers = line.split()
-        if name == queue:
-            return int(numbers[0]), int(numbers[1])
-    raise AssertionError(f"there is no queue {queue}")
 
 
 # -- what comes in
@@ -103,12 +93,14 @@ async def test_nothing_is_acknowledged_before_it_is_kept_and_all_of_it_after(ben
     for _ in range(10):
         await bench.put(queue)
     await bench.host.until(7)
-    assert await unacknowledged(bench, queue) == (3, 7)  # prefetch bounds what is in hand
+    assert (await listed(bench.node))[queue] == (3, 7)  # prefetch bounds what is in hand
     kept.set()
     await bench.host.until(10)
-    async with asyncio.timeout(20):
-        while await unacknowledged(bench, queue) != (0, 0):
-            await asyncio.sleep(0.05)
+
+    async def is_acknowledged() -> bool:
+        return (await listed(bench.node))[queue] == (0, 0)
+
+    await eventually(is_acknowledged)
 
 
 @pytest.mark.parametrize(
@@ -213,9 +205,10 @@ async def test_what_is_refused_is_laid_aside_as_it_came_with_the_reason(bench: B
     assert headers == {
         "X-Ward": "7", "n": 5, "x-error-id": "invalid-message", "x-error-code": "structure", "x-error-who": "sender",
         "x-error-text": "the Bundle has no MessageHeader", "x-error-expression": "Bundle.entry[0]",
-        "x-error-queue": queue, "x-error-routing-key": queue, "x-error-expiration": "600000", "x-error-user-id": "guest",
+        "x-error-queue": queue, "x-error-routing-key": queue, "x-error-expiration": "600000",
+        "x-error-user-id": "guest",
     }  # fmt: skip
-    assert await unacknowledged(bench, queue) == (0, 0)
+    assert (await listed(bench.node))[queue] == (0, 0)
 
 
 async def test_what_failed_twice_has_the_last_reason_once_and_is_copied_nowhere(bench: Bench) -> None:
@@ -246,7 +239,7 @@ async def test_dead_letter_waits_until_somebody_takes_it(bench: Bench, capsys: p
         return "a dead letter is not taken" in said
 
     await until(is_said)
-    assert await unacknowledged(bench, queue) == (0, 1)
+    assert (await listed(bench.node))[queue] == (0, 1)
     await (await bench.channel.get_queue(graves)).bind(exchange, queue)
     assert (await bench.get(graves)).body == b"to be buried"
     await exchange.delete()
@@ -281,7 +274,7 @@ async def test_reply_queue_that_is_not_permitted_is_refused(bench: Bench) -> Non
 async def test_our_own_queue_as_reply_to_is_a_slip_of_who_copies_properties(bench: Bench) -> None:
     queue, replies = fresh(), fresh()
     await bench.receiver(consume=(Consume(queue=queue),), reply_queue=replies)
-    await until_there(bench, replies)
+    await until_there(bench.node, replies)
     await bench.put(replies, reply_to=replies)
     (arrival,) = await bench.host.until(1)
     assert (arrival.asked.reply_to, arrival.way_in) == (None, replies)
@@ -290,18 +283,12 @@ async def test_our_own_queue_as_reply_to_is_a_slip_of_who_copies_properties(benc
 # -- queues
 
 
-async def until_there(bench: Bench, queue: str) -> None:
-    async with asyncio.timeout(20):
-        while queue not in bench.node.control("list_queues", "name").split():
-            await asyncio.sleep(0.05)
-
-
 @pytest.mark.parametrize("kind", [Declare.CLASSIC, Declare.QUORUM])
 async def test_queue_that_is_not_there_is_made_with_the_one_for_its_dead(bench: Bench, kind: Declare) -> None:
     queue = fresh()
     await bench.receiver(consume=(Consume(queue=queue, declare=kind),))
-    await until_there(bench, queue)
-    await until_there(bench, f"{queue}.dead")
+    await until_there(bench.node, queue)
+    await until_there(bench.node, f"{queue}.dead")
     listed = bench.node.control("list_queues", "name", "durable", "type").splitlines()
     types = {name: (durable, type) for name, durable, type in map(str.split, listed)}
     assert types[queue] == types[f"{queue}.dead"] == ("true", kind.value)
@@ -335,12 +322,12 @@ async def test_queue_that_is_otherwise_than_we_would_make_it_is_used_as_it_is(be
 async def test_queue_that_is_deleted_is_made_anew_and_its_neighbour_goes_on(bench: Bench) -> None:
     queue, other = fresh(), await bench.queue()
     await bench.receiver(consume=(Consume(queue=queue, declare=Declare.CLASSIC), Consume(queue=other)))
-    await until_there(bench, queue)
+    await until_there(bench.node, queue)
     await bench.put(queue)
     await bench.host.until(1)
     await bench.channel.queue_delete(queue)
     await bench.put(other)
     await bench.host.until(2)
-    await until_there(bench, queue)
+    await until_there(bench.node, queue)
     await bench.put(queue)
     await bench.host.until(3)

@@ -15,16 +15,15 @@ LONGEST_LOCAL = 64  # octets (RFC 5321, section 4.5.3.1)
 LONGEST_DOMAIN = 255
 LONGEST_NAMED = 200  # of an address in a Message-ID: the line stays far below the 998 octets of RFC 5322
 
-_LOCAL = re.compile(
-    r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\u0080-\U0010ffff-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~\u0080-\U0010ffff-]+)*"
-)
-_DOMAIN = re.compile(
-    r"(?:[A-Za-z0-9_\u0080-\U0010ffff](?:[A-Za-z0-9_\u0080-\U0010ffff-]*[A-Za-z0-9_\u0080-\U0010ffff])?\.?)+|\[[0-9A-Za-z:.]+\]"
-)
+_ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\u0080-\U0010ffff-]+"
+_LETTER = r"[A-Za-z0-9_\u0080-\U0010ffff]"
+_LABEL = rf"{_LETTER}(?:[A-Za-z0-9_\u0080-\U0010ffff-]*{_LETTER})?"
+_LOCAL = re.compile(rf"{_ATOM}(?:\.{_ATOM})*")
+_DOMAIN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?|\[[0-9A-Za-z:.]+\]")
 _NAMED = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]+@[A-Za-z0-9._-]+", re.ASCII)
 _UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 _OURS = re.compile(rf"<?({_UUID})(?:\+(.+)=([A-Za-z0-9._-]+)|\.([0-9a-f]{{16}}))@[^@<>\s]+>?", re.ASCII)
-_MESSAGE_ID = re.compile(r"<[^<>@\s\x00-\x20\x7f-\uffff]+@[^<>@\s\x00-\x20\x7f-\uffff]+>")
+_MESSAGE_ID = re.compile(r"<[^<>@\s\x00-\x20\x7f]+@[^<>@\s\x00-\x20\x7f]+>")
 _XTEXT = re.compile(r"[^\x21-\x2a\x2c-\x3c\x3e-\x7e]")
 _XCHAR = re.compile(r"\+([0-9A-F]{2})")
 
@@ -47,9 +46,9 @@ def checked(mailbox: str) -> str:
     local, at, domain = mailbox.rpartition("@")
     if not at or not local or not domain:
         raise ValueError("an e-mail address is local@domain")
-    if not _LOCAL.fullmatch(local) or len(local.encode()) > LONGEST_LOCAL:
+    if len(local.encode("utf-8", "replace")) > LONGEST_LOCAL or not _LOCAL.fullmatch(local):
         raise ValueError("what stands before the @ is not the local part of an e-mail address")
-    if not _DOMAIN.fullmatch(domain) or len(domain.encode()) > LONGEST_DOMAIN:
+    if len(domain.encode("utf-8", "replace")) > LONGEST_DOMAIN or not _DOMAIN.fullmatch(domain):
         raise ValueError("what stands after the @ is not a domain")
     return mailbox
 
@@ -96,7 +95,7 @@ def message_id_of(message_id: str, address: str, domain: str) -> str:
 
 def read_message_id(text: str) -> Named | None:
     """What a Message-ID names, None if it is none of ours. Whether we gave it out, the id itself proves."""
-    found = _OURS.fullmatch("".join(text.split()))
+    found = _OURS.fullmatch("".join(text[:1000].split()))
     if found is None:
         return None
     message_id, local, host, tag = found.groups()
@@ -106,7 +105,7 @@ def read_message_id(text: str) -> Named | None:
 
 
 def is_message_id(text: str) -> bool:
-    return len(text) <= 900 and _MESSAGE_ID.fullmatch(text) is not None
+    return len(text) <= 900 and text.isascii() and _MESSAGE_ID.fullmatch(text) is not None
 
 
 def is_envelope_id(text: str) -> bool:

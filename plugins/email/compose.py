@@ -16,6 +16,7 @@ from plugins.email.address import is_message_id, mailbox_of, message_id_of, on_t
 from plugins.email.binding import write_fields
 
 LINE = 76  # of base64 (RFC 2045, section 6.8)
+PIECE = 57 * 1024  # bytes that make whole lines
 TEXT = (
     "This mail carries a message from one computer to another; the message is in the attachment.\r\n"
     "If you got it by mistake, please delete it and tell the sender. Nobody reads answers to this address.\r\n"
@@ -44,11 +45,15 @@ def compose(transmission: Transmission, *, sender: str, at: datetime) -> bytes:
         f'Content-Disposition: attachment; filename="{_file(transmission.media_type)}"\r\n'
         "\r\n"
     )
-    written = binascii.b2a_base64(transmission.body, newline=False)
-    lines = [written[at : at + LINE] for at in range(0, len(written), LINE)]
-    return b"\r\n".join(
-        [head.encode("utf-8") + (lines[0] if lines else b""), *lines[1:], f"--{boundary}--\r\n".encode()]
-    )
+    body = transmission.body
+    pieces = [_in_lines(body[at : at + PIECE]) for at in range(0, len(body), PIECE)]
+    return b"".join([head.encode("utf-8"), *pieces, f"--{boundary}--\r\n".encode()])
+
+
+def _in_lines(piece: bytes) -> bytes:
+    """Base64 in lines; a piece at a time, since the lines of a large message take twice its room."""
+    written = binascii.b2a_base64(piece, newline=False)
+    return b"\r\n".join([*[written[at : at + LINE] for at in range(0, len(written), LINE)], b""])
 
 
 def _head(transmission: Transmission, sender: str, at: datetime) -> str:

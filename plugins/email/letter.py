@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import msgspec
 
+from broker.core.cloudevent import MEDIA_TYPE as EVENT
+from broker.core.cloudevent import read_event
+from broker.core.envelope import Envelope
 from broker.core.fhir.media import FORMATS
 from broker.core.outcome import BadRequest, LoopDetected, MessageInvalid
+from plugins.email.binding import read_fields
 from plugins.email.mime import Mail, Part, read_mail
 
 MOST_HOPS = 50  # Received fields; RFC 5321 asks for a hundred at most, and no honest way is that long
@@ -24,6 +28,7 @@ class Letter(msgspec.Struct, frozen=True, kw_only=True):
     media_type: str
     fields: tuple[tuple[str, str], ...]  # all of the mail
     message_id: str | None
+    envelope: Envelope  # of the fields, or of an event in structured mode
 
 
 class Silent(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,13 +59,7 @@ def open_letter(mail: Mail, *, null_sender: bool) -> Letter | Silent:
             code="structure",
         )
     if candidates:
-        part, media_type = candidates[0]
-        return Letter(
-            body=mail.body(part),
-            media_type=media_type,
-            fields=tuple((name, value) for name, value in mail.fields if name not in UNTOLD),
-            message_id=mail.field("message-id") or None,
-        )
+        return _letter(mail, *candidates[0])
     if mail.top.type == "multipart/report":
         return Silent(why=f"a report: {report_type(mail)[:60] or 'of no type'}")
     if null_sender:
@@ -75,8 +74,26 @@ def open_letter(mail: Mail, *, null_sender: bool) -> Letter | Silent:
     )
 
 
+def _letter(mail: Mail, part: Part, media_type: str) -> Letter:
+    body = mail.body(part)
+    if media_type == EVENT:
+        event = read_event(body)
+        body, media_type, envelope = event.body, event.media_type, event.envelope
+    else:
+        envelope = read_fields(mail.fields)
+    return Letter(
+        body=body,
+        media_type=media_type,
+        fields=tuple((name, value) for name, value in mail.fields if name not in UNTOLD),
+        message_id=mail.field("message-id") or None,
+        envelope=envelope,
+    )
+
+
 def _media_type(mail: Mail, part: Part) -> str:
     """The media type of a part that is a message, or nothing."""
+    if part.type == EVENT:
+        return EVENT
     if part.type in FHIR:
         return _with_parameters(part.type, part)
     dot = part.filename.lower().rfind(".")

@@ -7,6 +7,7 @@ asked for, so that a large mail costs no more than its size.
 from __future__ import annotations
 
 import binascii
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from email.message import Message
@@ -63,7 +64,7 @@ def read_mail(data: bytes) -> Mail:
     """Raises `MessageInvalid` where it cannot be taken apart."""
     leaves: list[Part] = []
     head, top = _part(data, 0, len(data))
-    _walk(data, top, leaves, 0)
+    _walk(data, top, leaves, itertools.count(), 0)
     fields = tuple((name.lower(), _unfolded(value)) for name, value in head.raw_items())
     return Mail(data=data, fields=fields, top=top, leaves=tuple(leaves))
 
@@ -82,21 +83,19 @@ def fields_of(data: bytes) -> list[dict[str, str]]:
     return blocks
 
 
-def _walk(data: bytes, part: Part, leaves: list[Part], depth: int) -> None:
+def _walk(data: bytes, part: Part, leaves: list[Part], count: Iterator[int], depth: int) -> None:
+    if next(count) > MOST_PARTS:  # multiparts without parts count as well: a mail has room for a million of them
+        raise damaged(f"it has more than {MOST_PARTS} parts")
     if not part.type.startswith("multipart/"):
         leaves.append(part)
-        if len(leaves) > MOST_PARTS:
-            raise damaged(f"it has more than {MOST_PARTS} parts")
         return
     if depth >= DEEPEST:
         raise damaged(f"more than {DEEPEST} multiparts stand within each other")
     boundary = part.parameter("boundary").encode("utf-8", "surrogateescape")
     if not boundary or len(boundary) > 200:
         raise damaged("a multipart names no boundary")
-    for count, (start, end) in enumerate(_pieces(data, part.start, part.end, b"\r\n--" + boundary)):
-        if count >= MOST_PARTS:
-            raise damaged(f"it has more than {MOST_PARTS} parts")
-        _walk(data, _part(data, start, end)[1], leaves, depth + 1)
+    for start, end in _pieces(data, part.start, part.end, b"\r\n--" + boundary):
+        _walk(data, _part(data, start, end)[1], leaves, count, depth + 1)
 
 
 def _pieces(data: bytes, start: int, end: int, line: bytes) -> Iterator[tuple[int, int]]:

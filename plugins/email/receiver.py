@@ -14,11 +14,10 @@ import structlog
 from broker.channel import Arrival, Asked, Hold, Host, Peer
 from broker.core.outcome import Refusal
 from broker.serving import server_context
-from plugins.email.binding import read_fields
 from plugins.email.letter import Letter, Silent, open_letter, read_letter
 from plugins.email.notice import Notice, notices_of
 from plugins.email.replies import reply_of, shown
-from plugins.email.session import Full, LmtpSession, Session
+from plugins.email.session import LmtpSession, Session
 from plugins.email.settings import EmailSettings
 
 log = structlog.get_logger("broker.email")
@@ -38,7 +37,6 @@ class EmailReceiver:
         self._host = host
         self.room = host.room
         self.open = False
-        self.require_tls = settings.require_tls
         self.tls: ssl.SSLContext | None = None
         self.longest = host.max_message * 78 // 57 + MARGIN  # base64 in lines of 76 and CRLF
         self.name = settings.name
@@ -68,10 +66,10 @@ class EmailReceiver:
 
     async def _listen(self, where: str, kind: type[Session]) -> None:
         loop = asyncio.get_running_loop()
+        require_tls = self._settings.require_tls and not where.startswith("unix:")
 
         def connected() -> asyncio.BaseProtocol:
-            full = len(self._sessions) >= self._settings.connections or not self.open
-            return Full() if full else kind(self, loop)
+            return kind(self, loop, require_tls=require_tls)
 
         if where.startswith("unix:"):
             path = where.removeprefix("unix:")
@@ -111,8 +109,12 @@ class EmailReceiver:
     def is_crowded(self) -> bool:
         return len(self._sessions) > self._settings.connections // 2
 
-    def entered(self, session: Session) -> None:
+    def entered(self, session: Session) -> bool:
+        """False where there is no place for it."""
+        if len(self._sessions) >= self._settings.connections or not self.open:
+            return False
         self._sessions.add(session)
+        return True
 
     def left(self, session: Session) -> None:
         self._sessions.discard(session)
@@ -147,7 +149,6 @@ class EmailReceiver:
             return reply_of(refusal)
 
     async def _accept(self, letter: Letter, peer: Peer, way_in: str, at: datetime) -> str:
-        envelope = read_fields(letter.fields)
         hold = self.room.hold()
         try:
             hold.grow(len(letter.body))
@@ -158,7 +159,7 @@ class EmailReceiver:
                     body=letter.body,
                     media_type=letter.media_type,
                     at=at,
-                    envelope=envelope,
+                    envelope=letter.envelope,
                     # Nobody listens for a response in the same exchange, and an address in a mail is anybody's claim:
                     # the response goes where the directory says that its source lives.
                     asked=Asked(asynchronous=True),

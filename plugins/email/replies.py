@@ -74,7 +74,6 @@ _CODES = (
     ("5.4.4", "not-found"),
     ("5.4.6", "business-rule"),
     ("5.4.7", "timeout"),
-    ("4.4.7", "timeout"),
     ("5.6.1", "not-supported"),
     ("5.6", "structure"),
     ("5.7", "forbidden"),
@@ -83,6 +82,8 @@ _CODES = (
 
 def problem_of(status: str, text: str, *, who: Who = Who.RECEIVER, id: str = "refused-by-receiver") -> Problem:
     """Why a mail was not delivered, by its enhanced status (RFC 3463; A-43)."""
+    if status.startswith("4."):  # a server that has given up says so with the last trouble it had
+        return Problem(code="timeout", id=id, text=text, who=who)
     code = next((code for begin, code in _CODES if status == begin or status.startswith(f"{begin}.")), "processing")
     return Problem(code=code, id=id, text=text, who=who)
 

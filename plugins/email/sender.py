@@ -145,7 +145,8 @@ class _Exchange:
         protocol = self._line.client.protocol
         if protocol is None:
             raise ConnectionResetError
-        protocol.write(mail + b".\r\n")
+        protocol.write(mail)
+        protocol.write(b".\r\n")
         return await protocol.read_response(timeout=self._answer)
 
     def _no(self, reply: SMTPResponse) -> Deferred | Refused:
@@ -156,10 +157,13 @@ class _Exchange:
         client = self._line.client
         if not client.is_connected:
             return False
-        if self._open:
+        if not self._open:
+            return True
+        try:
             reply = await client.execute_command(b"RSET", timeout=RESET)
-            return bool(reply.code == 250)
-        return True
+        except (SMTPException, OSError):  # the mail has had its answer: what comes after changes nothing
+            return False
+        return bool(reply.code == 250)
 
 
 def _too_large(size: int, limit: int) -> Refused:

@@ -65,7 +65,9 @@ class EmailSettings:
         ),
     )
     tls: Tls | None = field(default=None, metadata=described("Certificate and key for STARTTLS; absent: not offered."))
-    require_tls: bool = field(default=False, metadata=described("Take mails only after STARTTLS."))
+    require_tls: bool = field(
+        default=False, metadata=described("Take mails only after STARTTLS; on a Unix socket nobody is asked to.")
+    )
     connections: int = field(
         default=100,
         metadata=described(

@@ -45,6 +45,13 @@ class Line:
     def close(self) -> None:
         self.client.close()
 
+    def part(self) -> None:
+        """Says goodbye, so that the server's log tells of no lost connection, and waits for no answer."""
+        protocol = self.client.protocol
+        if protocol is not None and self.is_open:
+            protocol.write(b"QUIT\r\n")
+        self.close()
+
 
 class Lines:
     """The connections that wait for a mail. How many are used at once is the lane's business."""
@@ -68,7 +75,7 @@ class Lines:
         """Back for the next mail."""
         loop = asyncio.get_running_loop()
         if not line.is_open or line.mails >= MOST_MAILS or len(self._kept) >= MOST_KEPT:
-            line.close()
+            line.part()
             return
         line.since = loop.time()
         self._kept.append(line)
@@ -80,7 +87,7 @@ class Lines:
             self._closing.cancel()
             self._closing = None
         for line in self._kept:
-            line.close()
+            line.part()
         self._kept.clear()
 
     def _close_idle(self) -> None:
@@ -88,7 +95,7 @@ class Lines:
         self._closing = None
         idle = [line for line in self._kept if loop.time() - line.since >= IDLE or not line.is_open]
         for line in idle:
-            line.close()
+            line.part()
         self._kept = [line for line in self._kept if line not in idle]
         if self._kept:
             self._closing = loop.call_later(IDLE, self._close_idle)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import pytest
 import uvloop
@@ -13,8 +14,9 @@ from email_desk import Served, serving
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Sessions live close to the loop, so they are tried on the daemon's as well."""
+    near = {"test_email_receiver.py", "test_email_tls.py"}
     plain: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
-    return {**plain, "uvloop": uvloop.new_event_loop} if "test_email_receiver.py" in item.nodeid else plain
+    return {**plain, "uvloop": uvloop.new_event_loop} if near & {Path(item.path).name} else plain
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import asyncio
 import re
 
 from email_desk import Client, ScriptedHost, attachment, serving
+from email_notices import notification
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from test_email_notices import notification
 
 from broker.core.outcome import Refusal
 from plugins.email.receiver import _opened
@@ -22,6 +22,7 @@ LINES = st.sampled_from(
         b"Content-Type: multipart/mixed; boundary=b", b"Content-Type: multipart/report; report-type=delivery-status",
         b'Content-Type: multipart/mixed; boundary="', b"Content-Type: application/fhir+json; fhirVersion=",
         b"Content-Type: application/fhir+xml; name*0*=utf-8''%FF; name*1=x", b"content-type:", b"Content-Type: ;;=;",
+        b"Content-Type: application/cloudevents+json",
         b"Content-Transfer-Encoding: base64", b"Content-Transfer-Encoding: quoted-printable",
         b"Content-Transfer-Encoding: \xff", b"Content-Disposition: attachment; filename*=bogus'x'%zz.json",
         b"Content-Disposition: attachment; filename=x.json; filename*99999999999999=x", b"CE-id: \xff%", b"CE-: x",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import smtplib
-import ssl
 from pathlib import Path
 
 import pytest
 from email_desk import MESSAGE, MESSAGE_ID, OURS, ScriptedHost, Served, attachment, serving, stuffed
 
+from broker.core.cloudevent import write_event
+from broker.core.envelope import Envelope
 from broker.core.outcome import (
     Busy,
     Conflict,
@@ -26,9 +26,14 @@ from broker.core.outcome import (
     TooLarge,
     Unsupported,
 )
-from broker.core.tls import ClientCertificate, Tls
 from plugins.email import session
 from plugins.email.receiver import MARGIN
+
+NOTHING_BUT_MULTIPARTS = (
+    b"Content-Type: multipart/mixed; boundary=a\r\n\r\n"
+    + b"--a\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n--b--\r\n" * 120
+    + b"--a--\r\n"
+)
 
 
 async def test_a_mail_with_a_message_is_an_arrival_and_its_id_is_the_answer(served: Served) -> None:
@@ -93,6 +98,20 @@ async def test_a_message_is_known_by_its_type_or_its_name(
     assert served.host.arrivals[0].media_type == media_type
 
 
+async def test_an_event_in_structured_mode_is_its_data_and_its_envelope(served: Served) -> None:
+    """C-19…C-22; the fields of the mail say nothing beside it."""
+    envelope = Envelope(id="e-1", source="urn:oid:1.2.3", type="org.example.x", priority=3, via=("urn:oid:7",))
+    body = b"\xef\xbb\xbf" + MESSAGE + b"\r\n"
+    event = write_event(envelope, body, "application/fhir+json; fhirVersion=4.0")
+    mail = attachment(event, type="application/cloudevents+json", name="event.json", fields="CE-priority: 9\r\n")
+    assert (await served.send(mail)).startswith("250 ")
+    [arrival] = served.host.arrivals
+    assert (arrival.body, arrival.envelope) == (body, envelope)
+    assert arrival.media_type == "application/fhir+json; fhirVersion=4.0"
+    broken = attachment(b'{"specversion":"1.0"}', type="application/cloudevents+json")
+    assert (await served.send(broken)).startswith("550 5.6.0")
+
+
 @pytest.mark.parametrize(
     ("mail", "answer", "id"),
     [
@@ -116,6 +135,7 @@ async def test_a_message_is_known_by_its_type_or_its_name(
          "550 5.6.0", "damaged-mail"),
         (b"Content-Type: multipart/mixed; boundary=b\r\n\r\n" + b"--b\r\n\r\nx\r\n" * 200 + b"--b--", "550 5.6.0",
          "damaged-mail"),
+        (NOTHING_BUT_MULTIPARTS, "550 5.6.0", "damaged-mail"),
         (b"Content-Type: multipart/mixed\r\n\r\n--\r\n\r\n", "550 5.6.0", "damaged-mail"),
         (b"", "550 5.6.0", "no-message-in-mail"),
     ],
@@ -376,58 +396,3 @@ async def test_a_stop_lets_a_mail_under_way_end_and_parts_from_the_others() -> N
         busy.close()
         with pytest.raises(OSError):
             await asyncio.open_connection("127.0.0.1", served.port)
-
-
-# --- TLS -------------------------------------------------------------------------------------------------------------
-
-
-async def test_starttls_encrypts_and_forgets_what_was_said_before(certificate: tuple[str, str]) -> None:
-    cert, key = map(Path, certificate)
-    async with serving(tls=Tls(cert=cert, key=key), require_tls=True) as served:
-
-        def talk() -> list[object]:
-            context = ssl.create_default_context(cafile=str(cert))
-            with smtplib.SMTP("127.0.0.1", served.port, timeout=10) as client:
-                client.ehlo("client.example")
-                refused = client.docmd("MAIL FROM:<a@b.example>")[0]
-                client.starttls(context=context)
-                early = client.docmd("MAIL FROM:<a@b.example>")[0]  # before a new EHLO
-                client.ehlo("client.example")
-                offers = client.has_extn("starttls")
-                return [refused, early, offers, client.sendmail("a@b.example", [OURS], attachment())]
-
-        assert await asyncio.to_thread(talk) == [530, 503, False, {}]
-        assert served.host.arrivals[0].body == MESSAGE
-
-
-async def test_what_is_sent_ahead_of_the_handshake_is_not_believed(certificate: tuple[str, str]) -> None:
-    """RFC 3207, section 4.2: plain commands that somebody put in before the encryption."""
-    cert, key = map(Path, certificate)
-    async with serving(tls=Tls(cert=cert, key=key)) as served:
-        client = await served.dial()
-        await client.say(b"EHLO client.example")
-        client.write(b"STARTTLS\r\nMAIL FROM:<evil@b.example>\r\n")
-        assert (await client.answer()).startswith("220")
-        context = ssl.create_default_context(cafile=str(cert))
-        await client.writer.start_tls(context, server_hostname="127.0.0.1")
-        assert (await client.say(b"EHLO client.example")).startswith("250-")  # and not the answer to MAIL
-        client.close()
-
-
-async def test_a_client_without_the_asked_certificate_is_not_let_in(certificate: tuple[str, str]) -> None:
-    cert, key = map(Path, certificate)
-    tls = Tls(cert=cert, key=key, client_ca=cert, client=ClientCertificate.REQUIRED)
-    async with serving(tls=tls, require_tls=True) as served:
-
-        def talk() -> str:
-            context = ssl.create_default_context(cafile=str(cert))
-            try:
-                with smtplib.SMTP("127.0.0.1", served.port, timeout=10) as client:
-                    client.starttls(context=context)
-                    client.ehlo()
-                    return str(client.sendmail("a@b.example", [OURS], attachment()))
-            except (OSError, smtplib.SMTPException) as error:
-                return type(error).__name__
-
-        assert await asyncio.to_thread(talk) != "{}"
-        assert served.host.arrivals == []

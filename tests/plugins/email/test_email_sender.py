@@ -152,7 +152,9 @@ def test_the_message_id_is_the_same_in_each_attempt_and_another_for_each_address
     assert of("mailto:a@b.example", 1) == of("mailto:a@b.example", 2) != of("mailto:c@b.example", 1)
 
 
-@pytest.mark.parametrize("reference", ["m1", "<a@b>\r\nBcc: x@y", "<a b@c>", "<blå@c>", "", f"<{'x' * 1000}@y>"])
+@pytest.mark.parametrize(
+    "reference", ["m1", "<a@b>\r\nBcc: x@y", "<a b@c>", "<blå@c>", "<😀@c>", "", f"<{'x' * 1000}@y>"]
+)
 def test_what_is_no_message_id_is_not_written_as_one(reference: str) -> None:
     mail = email.message_from_bytes(compose(transmission(in_reply_to=reference), sender="f@n.example", at=AT))
     assert mail["In-Reply-To"] is None
@@ -266,6 +268,7 @@ async def test_idle_connections_are_closed(monkeypatch: pytest.MonkeyPatch) -> N
         ({"MAIL_ITSELF": None}, Deferred, None, True, True),
         ({"MAIL_ITSELF": ""}, Deferred, None, True, True),
         ({"RCPT": "nonsense"}, Deferred, None, True, False),
+        ({"RCPT": "550 5.1.1 no such user", "RSET": None}, Refused, 550, "not-found", None),
     ],
 )  # fmt: skip
 async def test_each_answer_has_its_end(
@@ -312,7 +315,8 @@ async def test_a_recipient_in_other_letters_needs_a_server_that_knows_them() -> 
 @pytest.mark.parametrize(
     "address",
     ["mailto:a", "mailto:@b", "mailto:a@b?subject=x", "mailto:a@b,c@d", "mailto:a@b%0d%0aRCPT", "mailto:%FF@b",
-     "mailto:a b@c", "mailto:<a@b>", "mailto:" + "a" * 65 + "@b", "MAILTO:a@b", "mailto:a@-b"],
+     "mailto:a b@c", "mailto:<a@b>", "mailto:" + "a" * 65 + "@b", "MAILTO:a@b", "mailto:a@-b",
+     "mailto:a@" + "b" * 200 + "!"],
 )  # fmt: skip
 async def test_an_address_that_is_none_is_refused_and_has_no_lane(address: str) -> None:
     with pytest.raises(ValueError):

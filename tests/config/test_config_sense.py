@@ -252,7 +252,7 @@ def test_direct_is_for_addresses_and_never_for_everything(desk: Desk) -> None:
         "https://x*.example/*": "must be a pattern such as",
         "urn:oid:1.2.*": "must be a pattern such as",
         "urn:oid:1.2": "has a scheme that no channel speaks",
-        "wss://*.example/*": "needs the channel websocket, which is not in this release",
+        "mqtts://*.example/*": "needs the channel mqtt, which is not in this release",
     }.items():
         (mistake,) = desk.mistakes(f"directory:\n  endpoints:\n    {name}: direct\n")
         assert said in mistake

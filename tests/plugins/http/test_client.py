@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from conftest import read_request
+from http_desk import read_request
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 

@@ -322,6 +322,7 @@ class Accepting:
         added = await self._add(letter, new, copy.position)
         log.info("copy", id=receipt.message_id, channel=letter.arrival.channel, added=len(added))
         if letter.arrival.asked.asynchronous:
+            await self._responding.return_unheard(copy.position)
             return Answer(kind=AnswerKind.ACCEPTED, receipt=receipt)
         return await self._join(letter, route, new, receipt)
 

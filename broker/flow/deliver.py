@@ -125,9 +125,15 @@ class Delivering:
         return lane.is_open_for(key)
 
     def is_under_way(self, lane: str, position: int, number: int) -> bool:
-        # where its name has changed it is in the lane of no peer, and may be under way in the one that it had
-        lanes = self.lanes.values() if not lane else (self.lanes[lane],) if lane in self.lanes else ()
-        return any(number in one.under_way.get(position, ()) for one in lanes)
+        return any(number in one.under_way.get(position, ()) for one in self._lanes_of(lane))
+
+    def may_have_left(self, lane: str, position: int, number: int) -> bool:
+        """Whether the other side may have it although the store does not know of that yet."""
+        return any(one.may_have_left(position, number) for one in self._lanes_of(lane))
+
+    def _lanes_of(self, lane: str) -> Collection[Lane]:
+        """Where a delivery may be: one whose name has changed is in the lane of no peer, or in the one that it had."""
+        return self.lanes.values() if not lane else (self.lanes[lane],) if lane in self.lanes else ()
 
     def forget(self, position: int) -> Collection[int]:
         """Takes what waits of a message out of memory; returns the numbers of what is under way."""

@@ -182,6 +182,13 @@ class Lane:
         name = (position, number)
         return name in self.known or (self.gone is not None and (name in self.gone or (position, ALL) in self.gone))
 
+    def may_have_left(self, position: int, number: int) -> bool:
+        """Whether an attempt is under way, or has ended and its end is not written yet."""
+        return (position, number) in self.known and not any(
+            parcel.position == position and any(one.number == number for one in parcel.deliveries)
+            for parcel in self.ready
+        )
+
     # -- the health of the peer and of its destinations
 
     def fine(self, parcel: Parcel) -> None:

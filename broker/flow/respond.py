@@ -110,7 +110,7 @@ class Responding:
                 answered=delivery.answer is AnswerState.ANSWERED,
                 carried=delivery.left
                 or delivery.state is State.DONE
-                or self._delivering.is_under_way(delivery.lane, delivery.position, delivery.number),
+                or self._delivering.may_have_left(delivery.lane, delivery.position, delivery.number),
             )
             for delivery in request.deliveries
         ]
@@ -293,6 +293,18 @@ class Responding:
         """A caller had its answer and went before it was written; a response then takes the return path."""
         if caller.was_told(AnswerKind.RESPONSE):
             self._delivering.spawn(self._return_stored(caller.position), "return a response")
+
+    async def return_unheard(self, position: int) -> None:
+        """A copy that nobody waits with: who sends it has not heard the response that only a caller was told.
+
+        What was written to a connection may never have arrived, and nobody learns of that but by the copy.
+        """
+        request = await self._store.stored(position)
+        for response in await self._store.answers_to(position):
+            if request is None or response.message.fate is not Fate.ANSWER:
+                continue
+            if all(one.address == CALLER for one in await self._store.deliveries(response.position)):
+                await self._add_return(response.position, request.message, response.message)
 
     async def _return_stored(self, position: int) -> None:
         request = await self._store.stored(position)

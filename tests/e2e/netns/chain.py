@@ -20,9 +20,18 @@ ADMIN = 8079
 RETRY = {"first": "300ms", "factor": 2, "max": "3s", "give_up": "24h"}
 LANE = {"connect": "1s", "answer": "6s", "open_after": 5, "probe": "2s"}
 CHAIN = {  # broker: arc of who lives with it, and the next hops
-    "a": {"urn:oid:2.999.2.1.1": f"http://127.0.0.1:{PORT}/in", "urn:oid:2.999.2.3.*": "http://10.9.1.2:8080/fhir/$process-message"},
-    "b": {"urn:oid:2.999.2.1.*": "http://10.9.1.1:8080/fhir/$process-message", "urn:oid:2.999.2.3.*": "http://10.9.2.2:8080/fhir/$process-message"},
-    "c": {"urn:oid:2.999.2.3.1": f"http://127.0.0.1:{PORT}/in", "urn:oid:2.999.2.1.*": "http://10.9.2.1:8080/fhir/$process-message"},
+    "a": {
+        "urn:oid:2.999.2.1.1": f"http://127.0.0.1:{PORT}/in",
+        "urn:oid:2.999.2.3.*": "http://10.9.1.2:8080/fhir/$process-message",
+    },
+    "b": {
+        "urn:oid:2.999.2.1.*": "http://10.9.1.1:8080/fhir/$process-message",
+        "urn:oid:2.999.2.3.*": "http://10.9.2.2:8080/fhir/$process-message",
+    },
+    "c": {
+        "urn:oid:2.999.2.3.1": f"http://127.0.0.1:{PORT}/in",
+        "urn:oid:2.999.2.1.*": "http://10.9.2.1:8080/fhir/$process-message",
+    },
 }
 HELD = {"a": "urn:oid:2.999.2.1.2", "c": "urn:oid:2.999.2.3.2"}  # live in a mailbox of their broker
 

@@ -191,5 +191,3 @@ def _problems(body: bytes) -> list[str]:
         for coding in issue.get("details", {}).get("coding", ())
         if coding["system"] == "urn:x-fhir-broker:error"
     ]
-
-

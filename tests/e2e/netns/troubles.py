@@ -41,7 +41,9 @@ class Troubles:
             self._left = self._dice.sample(self._kinds, len(self._kinds))
         await self._left.pop()(min(self._dice.uniform(*LASTS), left))
 
-    async def _trouble(self, kind: str, what: str, seconds: float, begin: Callable[[], None], end: Callable[[], None]) -> None:
+    async def _trouble(
+        self, kind: str, what: str, seconds: float, begin: Callable[[], None], end: Callable[[], None]
+    ) -> None:
         if what in self._now:
             return
         self._now.add(what)
@@ -66,7 +68,11 @@ class Troubles:
     async def _weather(self, kind: str, weather: object, seconds: float) -> None:
         cable = self._dice.choice(self._chain.cables)
         await self._trouble(
-            kind, cable.name, seconds, lambda: setattr(cable, "weather", weather), lambda: setattr(cable, "weather", FAIR)
+            kind,
+            cable.name,
+            seconds,
+            lambda: setattr(cable, "weather", weather),
+            lambda: setattr(cable, "weather", FAIR),
         )
 
     async def kill(self, seconds: float) -> None:
@@ -102,4 +108,6 @@ class Troubles:
     async def fill(self, seconds: float) -> None:
         """The file system of the middle broker is full to the last bytes."""
         leave = self._dice.choice((0, 64 << 10, 1 << 20))
-        await self._trouble("full disk", "disk", seconds, lambda: self._chain.disk.fill(leave), self._chain.disk.make_room)
+        await self._trouble(
+            "full disk", "disk", seconds, lambda: self._chain.disk.fill(leave), self._chain.disk.make_room
+        )

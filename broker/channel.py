@@ -64,7 +64,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     wait: timedelta | None = None  # Prefer: wait=N; how long the caller itself wants to wait
     response_url: str | None = None  # any address; it must be on the operator's list of those allowed
     # The address where this channel's own caller listens for its response, and waits: an AMQP reply queue. The channel
-    # answers for it, so it is on no list; it goes before `response_url`.
+    # answers for it, so it is on no list; it goes before `response_url`. A copy of a request that has its response is
+    # answered with it (`AnswerKind.RESPONSE`), and the channel sends it there, as far as it can.
     reply_to: str | None = None
 
 

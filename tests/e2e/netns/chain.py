@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -106,9 +107,15 @@ class Disk:
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(broker.disk)], check=True)
 
     def fill(self, leave: int) -> None:
-        found = os.statvfs(self._folder)
         with self._ballast.open("ab") as file:
-            os.posix_fallocate(file.fileno(), 0, max(found.f_bavail * found.f_frsize - leave, 4096))
+            while (free := self._free() - leave) > 0:
+                with suppress(OSError):  # the broker took some of it meanwhile
+                    os.posix_fallocate(file.fileno(), 0, free)
+                    return
+
+    def _free(self) -> int:
+        found = os.statvfs(self._folder)
+        return found.f_bavail * found.f_frsize
 
     def make_room(self) -> None:
         self._ballast.unlink(missing_ok=True)

@@ -11,6 +11,20 @@ from typing import Annotated
 import typer
 
 from broker.commands.ends import Ended, Exit
+from broker.commands.options import (
+    TIME,
+    Admin,
+    After,
+    AsJson,
+    Config,
+    Insecure,
+    LaneName,
+    Limit,
+    MessageFile,
+    MessageId,
+    NoColor,
+    Number,
+)  # fmt: skip
 from broker.commands.say import Say
 
 HELP = """\
@@ -36,33 +50,6 @@ dead_cli = _group("dead", "Dead letters: what was given up, and what to do with 
 streams_cli = _group("streams", "Where order is asked: what is held, and what waits for what goes before it.")
 lanes_cli = _group("lanes", "The peers: what waits for each, and whether it is left alone for now.")
 directory_cli = _group("directory", "Who lives where.")
-
-Config = Annotated[
-    Path | None,
-    typer.Option(
-        "--config", "-c", envvar="FHIR_BROKER_CONFIG", metavar="FILE",
-        help="The configuration; else ./broker.yaml, else ./config/broker.yaml.",
-    ),
-]  # fmt: skip
-Admin = Annotated[
-    str | None,
-    typer.Option(
-        "--admin", metavar="URL",
-        help="The broker's admin interface, HOST:PORT or unix:PATH; else `admin.listen` of the configuration.",
-    ),
-]  # fmt: skip
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-NoColor = Annotated[bool, typer.Option("--no-color", help="No colours; so does NO_COLOR.")]
-Insecure = Annotated[
-    bool, typer.Option("--insecure", help="Let listeners that are not loopback do without TLS and parties.")
-]
-Limit = Annotated[int, typer.Option("--limit", min=1, max=500, help="At most so many.")]
-After = Annotated[int, typer.Option("--after", min=0, help="Go on after this position.")]
-Number = Annotated[int | None, typer.Option("--number", min=1, help="One delivery of the message.")]
-TIME = "2026-11-22T02:00Z, or +2h for two hours from now."
-LaneName = Annotated[str, typer.Argument(metavar="NAME", help="The lane, as `lanes ls` shows it.")]
-MessageFile = Annotated[Path, typer.Argument(metavar="FILE", help="A message, JSON or XML; - is stdin.")]
-MessageId = Annotated[str, typer.Argument(metavar="ID", help="Our id, or any that the sender made.")]
 
 
 # -- the daemon and its configuration
@@ -207,6 +194,36 @@ def tail(
     said = Say(as_json=json, no_colour=no_color)
     base_url = where.settings(config).broker.base_url
     code = tail.tail(base_url, where.admin(admin, config), endpoint, after=after, once=once, say=said)
+    raise typer.Exit(code)
+
+
+@cli.command()
+def report(
+    begins: Annotated[str | None, typer.Option("--from", metavar="DAY", help="Or a time; else 30 days back.")] = None,
+    ends: Annotated[str | None, typer.Option("--to", metavar="DAY", help="Or a time; else now.")] = None,
+    source: Annotated[str | None, typer.Option(metavar="ENDPOINT", help="One source only.")] = None,
+    party: Annotated[str | None, typer.Option(metavar="NAME", help="The endpoints of one party only.")] = None,
+    what: Annotated[
+        str | None, typer.Option(metavar="WHAT", help="Messages that are open, missing, negative, undelivered.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Messages at most; else 50, and all with --csv.")] = None,
+    totals: Annotated[bool, typer.Option("--totals", help="The sums, without the messages.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV: the messages, or with --totals the sums.")] = False,
+    config: Config = None,
+    admin: Admin = None,
+    json: AsJson = False,
+    no_color: NoColor = False,
+) -> None:
+    """Tell of receipts: messages without one, negative ones, and what was wrongly addressed."""
+    from broker.commands import report, where
+
+    if as_csv and json:
+        raise typer.BadParameter("--csv or --json, not both")
+    code = report.report(
+        where.admin(admin, config), begins=begins, ends=ends, source=source, party=party, what=what,
+        limit=limit or (1 << 31 if as_csv else 50), totals=totals, as_csv=as_csv,
+        say=Say(as_json=json, no_colour=no_color),
+    )  # fmt: skip
     raise typer.Exit(code)
 
 

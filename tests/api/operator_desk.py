@@ -241,6 +241,7 @@ def _message(header: Header, body: bytes, fate: Fate, expirytime: datetime | Non
     )
 
 
+PARTIES = {"north": ("urn:oid:1.2.1001", "urn:oid:1.3.*"), "silent": ()}
 RULES = (Rule(name="sick notes", where="broker.yaml:40"),)
 
 
@@ -275,7 +276,7 @@ async def operator_desk(
     add_metrics(app, metrics, store=store, delivering=delivering, callers=callers, now=here.now, sources=lambda: ())
     add_admin(
         app, here=here, store=store, directory=directory, rules=ruleset, defaults=DEFAULT, delivering=delivering,
-        health=health, changed=changed,
+        health=health, ledger=store, parties=PARTIES, changed=changed,
     )  # fmt: skip
     try:
         async with TestClient(TestServer(app)) as client:

@@ -234,7 +234,7 @@ async def test_days_outside_the_period_are_not_counted(store: SqliteStore) -> No
 
 async def test_refusals_are_kept_as_long_as_traces(store: SqliteStore) -> None:
     await store.refused({refused_as(day=NOW.date() - timedelta(days=n)): 1 for n in (1, 400, 402)})
-    ages = {kind: NOW - 401 * DAY for kind in ("body", "mailbox", "identity", "trace")}
+    ages = dict.fromkeys(("body", "mailbox", "identity", "trace"), NOW - 401 * DAY)
     await store.retain(Cutoffs(**ages))
     found = await store.refusals(NOW.date() - timedelta(days=999), NOW.date(), 99)
     assert sorted((NOW.date() - one.what.day).days for one in found) == [1, 400]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
+
 import pytest
 from flow_post import A, B, D, Opened, Post, answered_with, message, policy, refusal, response
 
 from broker.channel import Happening, Late, LateReport
 from broker.core.answer import AnswerKind
 from broker.core.delivery import AnswerState, State
+from broker.core.message import digest_text
 from broker.core.outcome import Gone, StoreUnavailable
 from broker.core.policy import DEFAULT
 from broker.store import Cutoffs, StoreError
@@ -128,6 +131,7 @@ async def test_channel_reads_a_mailbox_with_the_envelope_of_each_message(post: P
     assert [(mail.body, mail.envelope.id) for mail in page.mail] == [
         (message(f"b{n}", f"m{n}", to=(D,)), f"b{n}") for n in (1, 2)
     ]
+    assert all(mail.envelope.digest == digest_text(sha256(mail.body).digest()) for mail in page.mail)
     assert page.more
     assert len((await post.mailboxes.read(D, page.reached, 2)).mail) == 1
 

@@ -12,6 +12,8 @@ from aiohttp import web
 from broker.api.admin_frame import AdminError, as_json, number_of, text_of
 from broker.api.admin_parts import Parts
 from broker.core.addressing import NamePatterns, name_key
+from broker.core.fhir.header import Format
+from broker.core.fhir.issues import LARGEST, issue_codes
 from broker.core.hold import Phase
 from broker.core.ledger import Mark, is_astray
 from broker.store.ledger import Ledger, Line, Refused, Span, Sum
@@ -129,19 +131,31 @@ class Report:
             found += [line for line in page.lines if line.mark in marks and asked.wanted(line.source)]
             after = page.reached
         return as_json({
-            "from": asked.begins, "to": asked.ends, "messages": [self._told(line) for line in found],
+            "from": asked.begins, "to": asked.ends, "messages": [await self._told(line) for line in found],
             "next": after if after < period.last else None,
         })  # fmt: skip
 
-    def _told(self, line: Line) -> dict[str, Any]:
+    async def _told(self, line: Line) -> dict[str, Any]:
         ids = self._parts.here.ids
         return {
             "id": ids.of(line.position), "delivery": line.number, "accepted": line.accepted,
             "source": line.source or None, "party": self._party(line.source), "destination": line.destination or None,
             "event": line.event or None, "what": line.mark.value, "kind": line.kind or None,
+            "issues": await self._issues(line),
             "misaddressed": line.astray, "expected": line.expects, "answer_by": line.answer_by,
             "answered_by": None if line.answered_by is None else ids.of(line.answered_by), "text": line.text or None,
         }  # fmt: skip
+
+    async def _issues(self, line: Line) -> tuple[str, ...]:
+        """The codes by which the receiver says why, out of its OperationOutcome; its texts stay where they are."""
+        if line.said is not None:
+            return issue_codes(line.said, _format(line.said))
+        if line.mark is not Mark.NEGATIVE or line.answered_by is None:
+            return ()
+        stored = await self._parts.store.stored(line.answered_by)
+        if stored is None or not stored.body_kept or stored.message.size > LARGEST:
+            return ()
+        return issue_codes(await self._parts.store.body(line.answered_by) or b"", stored.message.header.format)
 
     def _asked(self, request: web.Request) -> Asked:
         now = self._parts.here.now()
@@ -177,6 +191,10 @@ class Report:
             for lane in delivering.lanes.values() if lane.closed_until is not None
         ]  # fmt: skip
         return [*held, *closed]
+
+
+def _format(body: bytes) -> Format:
+    return Format.XML if body.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<") else Format.JSON
 
 
 def _steps(span: Span) -> list[Span]:

@@ -151,7 +151,8 @@ _SCHEMAS: dict[str, Schema] = {
     "ReceiptLine": _object({
         "id": _TEXT, "delivery": _NUMBER, "accepted": _TIME, "source": _TEXT0, "party": _TEXT0, "destination": _TEXT0,
         "event": _TEXT0, "what": _of("string", enum=["open", "missing", "negative", "undelivered"]), "kind": _TEXT0,
-        "misaddressed": _YES, "expected": _YES, "answer_by": _TIME0, "answered_by": _TEXT0, "text": _TEXT0,
+        "issues": _list(_TEXT), "misaddressed": _YES, "expected": _YES, "answer_by": _TIME0, "answered_by": _TEXT0,
+        "text": _TEXT0,
     }),
     "DirectoryLine": _object({"name": _TEXT, "how": _TEXT, "entries": _list(_of("object"))}),
     "DirectorySource": _object({

@@ -13,7 +13,7 @@ from broker.commands.say import Say, at, clean
 
 COLUMNS = ("source", "party", "expected", "answered", "open", "missing", "silent", "withdrawn", "misaddressed")
 LINE = (
-    "id", "delivery", "accepted", "source", "party", "destination", "event", "what", "kind", "misaddressed",
+    "id", "delivery", "accepted", "source", "party", "destination", "event", "what", "kind", "issues", "misaddressed",
     "expected", "answer_by", "answered_by", "text",
 )  # fmt: skip
 PAGE = 1000
@@ -93,6 +93,8 @@ def cell(value: object) -> str | int:
     """A value as one cell: what a stranger wrote must not be a formula."""
     if value is None:
         return ""
+    if isinstance(value, list):
+        value = " ".join(map(str, value))
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
@@ -149,4 +151,5 @@ _WHY: dict[str, Callable[[dict[str, Any]], str]] = {
 
 
 def _why(line: dict[str, Any]) -> str:
-    return _WHY[line["what"]](line)
+    issues = f" ({', '.join(line['issues'])})" if line["issues"] else ""
+    return _WHY[line["what"]](line) + issues

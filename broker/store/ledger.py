@@ -52,6 +52,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     kind: str = ""  # as in a sum
     astray: bool = False
     text: str = ""  # of the problem
+    said: bytes | None = None  # the receiver's own OperationOutcome, where it refused
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True):

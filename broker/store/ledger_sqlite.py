@@ -132,7 +132,8 @@ def lines(reader: Reader, span: Span, now: int, limit: int) -> Page:
 
 def _line(row: Sequence[Any]) -> Line:
     position, number, accepted, source, destination, event, state, answer, expects, overdue, by, response = row[:12]
-    problem = decode_outcome(row[12]).problem if row[12] is not None else None
+    outcome = decode_outcome(row[12]) if row[12] is not None else None
+    problem = outcome.problem if outcome is not None else None
     found = marked(state, answer, expects=bool(expects), overdue=bool(overdue), negative=row[13])
     given_up = problem if found is Mark.UNDELIVERED else None
     return Line(
@@ -141,6 +142,7 @@ def _line(row: Sequence[Any]) -> Line:
         answered_by=response, kind=(row[13] or "") if given_up is None else given_up.id,
         astray=given_up is not None and is_astray(given_up.code),
         text="" if given_up is None else given_up.text,
+        said=outcome.body if outcome is not None and given_up is not None else None,
     )  # fmt: skip
 
 

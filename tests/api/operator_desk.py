@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -46,7 +46,13 @@ JSON = "application/fhir+json"
 
 
 def message_bytes(
-    number: int = 1, *, to: str | None = EHR, source: str = SOURCE, responds_to: str | None = None
+    number: int = 1,
+    *,
+    to: str | None = EHR,
+    source: str = SOURCE,
+    responds_to: str | None = None,
+    code: str = "ok",
+    more: Sequence[Mapping[str, Any]] = (),
 ) -> bytes:
     header: dict[str, Any] = {
         "resourceType": "MessageHeader",
@@ -57,10 +63,10 @@ def message_bytes(
     if to is not None:
         header["destination"] = [{"endpoint": to}]
     if responds_to is not None:
-        header["response"] = {"identifier": responds_to, "code": "ok"}
+        header["response"] = {"identifier": responds_to, "code": code}
     bundle = {
         "resourceType": "Bundle", "id": f"bundle-{number}", "type": "message", "timestamp": "2026-11-21T09:59:00Z",
-        "entry": [{"fullUrl": "urn:uuid:0", "resource": header}],
+        "entry": [{"fullUrl": "urn:uuid:0", "resource": header}, *more],
     }  # fmt: skip
     return orjson.dumps(bundle)
 
@@ -141,10 +147,12 @@ class Desk:
         answers: tuple[int, int] | None = None,
         reports_on: int | None = None,
         responds_to: str | None = None,
+        code: str = "ok",
+        more: Sequence[Mapping[str, Any]] = (),
         expirytime: datetime | None = None,
     ) -> int:
         """Keeps a message; returns its position."""
-        body = message_bytes(number, to=to, source=source, responds_to=responds_to)
+        body = message_bytes(number, to=to, source=source, responds_to=responds_to, code=code, more=more)
         header = read(body, media_type(JSON))
         message = _message(header, body, fate, expirytime, self.here.clock)
         kept = await self.store.accept(

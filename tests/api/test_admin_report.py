@@ -55,6 +55,21 @@ async def test_line_says_what_is_missing_and_until_when(desk: Desk) -> None:
     assert none["messages"] == []
 
 
+async def test_negative_receipt_is_listed_with_the_codes_of_its_outcome(desk: Desk) -> None:
+    position = await desk.accept(1)
+    await desk.settle(position, "delivered", State.DONE)
+    outcome = {"resourceType": "OperationOutcome", "issue": [{"code": "business-rule", "details": {"text": "secret"}}]}
+    response = await desk.accept(
+        2, source=EHR, to=SOURCE, fate=Fate.ANSWER, answers=(position, 1), deliveries=(), responds_to="x",
+        code="fatal-error", more=[{"resource": outcome}],
+    )  # fmt: skip
+    _, told = await desk.get("/report/messages?to=2026-11-21")
+    (line,) = told["messages"]
+    assert (line["what"], line["kind"], line["issues"]) == ("negative", "fatal-error", ["business-rule"])
+    assert line["answered_by"] == desk.id(response)
+    assert "secret" not in str(told)
+
+
 async def test_answered_messages_are_counted_and_not_listed(desk: Desk) -> None:
     position = await desk.accept(1)
     await desk.settle(position, "delivered", State.DONE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import orjson
 from chain import Chain
@@ -32,6 +33,16 @@ class Accounts:
             elif came.changed or came.body != other.sent[id].body:
                 self.faults.append(f"{id} came with other bytes than it was sent with")
         self.faults += office.strange
+
+    def check_report(self, name: str, total: dict[str, Any]) -> None:
+        """The broker's own ledger: every expected receipt has come, and what was given up was astray or out of time."""
+        if total["answered"] != total["expected"]:
+            self.faults.append(f"broker {name} reports {total['answered']} of {total['expected']} receipts: {total}")
+        if total["undelivered"].keys() - {"given-up", "refused-by-receiver"}:
+            self.faults.append(f"broker {name} reports {total['undelivered']}")
+        astray = total["undelivered"].get("refused-by-receiver", 0) + total["refused"].get("unknown-destination", 0)
+        if total["misaddressed"] != astray:
+            self.faults.append(f"broker {name} reports {total['misaddressed']} wrongly addressed, not {astray}")
 
 
 def _end(one: Sent, other: Office, mail: dict[str, list[bytes]]) -> tuple[str, str]:
@@ -100,6 +111,7 @@ async def accounts(chain: Chain) -> Accounts:
         counts = (await broker.asked("status"))["counts"]
         if counts["waiting"] or counts["open_answers"]:
             made.faults.append(f"broker {name} still has {counts['waiting']} waiting, {counts['open_answers']} open")
+        made.check_report(name, (await broker.asked("report"))["total"])
         bad = [line for line in broker.log_lines if line["level"] in ("error", "critical")]
         made.faults += [f"broker {name} logged {line}" for line in bad[:5]]
     return made

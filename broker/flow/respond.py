@@ -75,6 +75,7 @@ class Responding:
         self._live = live
         self._defaults = defaults
         self._meter = meter
+        self._since = here.now()
 
     # -- which request
 
@@ -90,6 +91,7 @@ class Responding:
             destinations=[name_key(name) for name in letter.destinations],
             is_at=lambda address: _same_address(source, address),
             lives_at=lambda address: self._lives_at(source, address),
+            hop_at=lambda address: self._is_word_of_hop(letter) and self._lives_at(letter.via[-1], address),
         )
         if chosen.verdict is Verdict.UNMATCHED:
             return None
@@ -110,10 +112,16 @@ class Responding:
                 answered=delivery.answer is AnswerState.ANSWERED,
                 carried=delivery.left
                 or delivery.state is State.DONE
+                # what waits from before the start may have left just before the end, which nobody could note
+                or (delivery.state is State.WAITING and delivery.accepted < self._since)
                 or self._delivering.is_under_way(delivery.lane, delivery.position, delivery.number),
             )
             for delivery in request.deliveries
         ]
+
+    def _is_word_of_hop(self, letter: Letter) -> bool:
+        """Whether a broker on the way made the response itself: it is the first in `via`, under its own name."""
+        return bool(letter.via) and name_key(letter.via[0]) == letter.source_key
 
     def _lives_at(self, source: str | None, address: str) -> bool:
         return source is not None and address in self._look_up(source).addresses
@@ -299,6 +307,16 @@ class Responding:
         for response in await self._store.answers_to(position):
             if request is not None and response.message.fate is Fate.ANSWER:
                 await self._add_return(response.position, request.message, response.message)
+
+    async def return_untold(self, position: int) -> None:
+        """Who sends a request again and does not wait may have died over the answer that it was given (R4: our response
+        got lost): what went to a caller only takes the return path too, once."""
+        for response in await self._store.answers_to(position):
+            if response.message.fate is Fate.ANSWER:
+                ways = await self._store.deliveries(response.position)
+                request = await self._store.stored(position) if all(way.address == CALLER for way in ways) else None
+                if request is not None:
+                    await self._add_return(response.position, request.message, response.message)
 
     def _return(self, position: int, new: NewMessage) -> None:
         assert new.answers is not None

@@ -6,7 +6,7 @@ A response is a message: it is kept like any other. It goes to the first of: the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 import msgspec
@@ -83,9 +83,19 @@ class Responding:
         """The request that a response answers or answered; None where it is of nothing we carried."""
         link = letter.header.response
         assert link is not None
-        found = await self._store.quoted(quoted_ids(link), CANDIDATES)
+        for _ in range(2):
+            found = await self._store.quoted(quoted_ids(link), CANDIDATES)
+            chosen = self._match(letter, found)
+            if chosen.verdict is not Verdict.UNMATCHED:
+                return Answering(match=chosen, request=next(r for r in found if r.stored.position == chosen.position))
+            # an attempt that was under way when the store was read may have ended by now: then it is read again
+            if not any(map(self._candidates, found)):
+                break
+        return None
+
+    def _match(self, letter: Letter, found: Sequence[Open]) -> Match:
         source = letter.message.source
-        chosen = match(
+        return match(
             [candidate for request in found for candidate in self._candidates(request)],
             source=letter.source_key,
             destinations=[name_key(name) for name in letter.destinations],
@@ -93,9 +103,10 @@ class Responding:
             lives_at=lambda address: self._lives_at(source, address),
             hop_at=lambda address: self._is_word_of_hop(letter) and self._lives_at(letter.via[-1], address),
         )
-        if chosen.verdict is Verdict.UNMATCHED:
-            return None
-        return Answering(match=chosen, request=next(r for r in found if r.stored.position == chosen.position))
+
+    def _is_word_of_hop(self, letter: Letter) -> bool:
+        """Whether a broker on the way made the response itself: it is the first in `via`, under its own name."""
+        return bool(letter.via) and name_key(letter.via[0]) == letter.source_key
 
     def _candidates(self, request: Open) -> list[Candidate]:
         message = request.stored.message
@@ -114,14 +125,10 @@ class Responding:
                 or delivery.state is State.DONE
                 # what waits from before the start may have left just before the end, which nobody could note
                 or (delivery.state is State.WAITING and delivery.accepted < self._since)
-                or self._delivering.is_under_way(delivery.lane, delivery.position, delivery.number),
+                or self._delivering.may_have_left(delivery.lane, delivery.position, delivery.number),
             )
             for delivery in request.deliveries
         ]
-
-    def _is_word_of_hop(self, letter: Letter) -> bool:
-        """Whether a broker on the way made the response itself: it is the first in `via`, under its own name."""
-        return bool(letter.via) and name_key(letter.via[0]) == letter.source_key
 
     def _lives_at(self, source: str | None, address: str) -> bool:
         return source is not None and address in self._look_up(source).addresses

@@ -87,6 +87,17 @@ async def test_response_before_the_deliverys_own_answer_ends_it(post: Post) -> N
     assert [entry.body for entry in await post.mail()] == [response()]
 
 
+async def test_response_in_the_moment_in_which_the_attempt_is_noted_finds_its_request(post: Post) -> None:
+    """The store is read before the attempt's end is written, and lanes are asked after it."""
+    post.script.holds("test://a/in")
+    caller = post.calls(message(), wait=50)
+    await post.rest()
+    post.script.let_go()
+    await post.send(response())
+    assert await fate_of(post) is Fate.ANSWER
+    assert (await caller).kind is AnswerKind.RESPONSE
+
+
 async def test_newest_of_several_open_requests_with_one_id_is_answered(post: Post) -> None:
     await asked(post)
     await asked(post, message("b2", "m1"))

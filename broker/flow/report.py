@@ -108,7 +108,7 @@ class Reports:
                 source=here.endpoint,
                 type=event_type(here.event_prefix, header),
                 time=now,
-                correlationid=about.envelope.id,
+                correlationid=about.envelope.correlationid or about.envelope.id,
             ),
             media_type=_media_type(about.header.format, about.header.release),
             source=here.endpoint,

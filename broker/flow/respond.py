@@ -14,12 +14,13 @@ import structlog
 
 from broker.core.addressing import name_key
 from broker.core.answer import Answer, AnswerKind, Receipt
+from broker.core.conversation import is_final
 from broker.core.correlation import Candidate, Match, Verdict, match
 from broker.core.delivery import AnswerState, State
 from broker.core.fhir.header import Header
 from broker.core.identity import identity, quotable_ids, quoted_ids
 from broker.core.message import Fate, Message
-from broker.core.policy import Late, Policy
+from broker.core.policy import Late, Order, Policy, Responses
 from broker.core.resolution import How, Resolution, Whereabouts
 from broker.core.resolution import State as Standing
 from broker.core.routing import Decision, Route
@@ -146,8 +147,11 @@ class Responding:
         policy = route.accepted[0].policy if route.accepted else self._defaults
         asked = next((d for d in answering.request.deliveries if d.number == chosen.number), None)
         drop = asked is not None and self._drops(asked.policy, chosen.position, fate)
+        message = msgspec.structs.replace(letter.message, fate=fate, in_reply_to=request.reference)
+        if letter.arrival.envelope.correlationid is None:
+            message = _in_conversation(message, request)
         return NewMessage(
-            message=msgspec.structs.replace(letter.message, fate=fate, in_reply_to=request.reference),
+            message=message,
             body=letter.body,
             digest=letter.sha256,
             source_key=letter.source_key,
@@ -159,9 +163,11 @@ class Responding:
                 policy=policy,
                 position=chosen.position if fate is Fate.ANSWER else None,
                 drop=drop,
-                response=letter.message,
+                response=message,
+                one_by_one=asked is not None and asked.policy.responses is Responses.SEVERAL,
             ),
             answers=answers,
+            final=asked is None or is_final(asked.policy, letter.header, letter.body),
         )
 
     def _drops(self, policy: Policy, request: int, fate: Fate) -> bool:
@@ -202,6 +208,7 @@ class Responding:
         now = self._here.now()
         if request.reference is not None:
             message = msgspec.structs.replace(message, in_reply_to=request.reference)
+        message = _in_conversation(message, request)
         return NewMessage(
             message=message,
             body=body,
@@ -216,8 +223,10 @@ class Responding:
                 position=answers[0],
                 drop=self._drops(policy, answers[0], Fate.ANSWER),
                 response=message,
+                one_by_one=policy.responses is Responses.SEVERAL,
             ),
             answers=answers,
+            final=is_final(policy, message.header, body),
         )
 
     def way_back(
@@ -229,13 +238,20 @@ class Responding:
         position: int | None = None,
         drop: bool = False,
         response: Message | None = None,
+        one_by_one: bool = False,
     ) -> tuple[NewDelivery, ...]:
-        """The delivery of a response (or report) to who sent `request`; `position` where a caller may wait for it."""
+        """The delivery of a response (or report) to who sent `request`; `position` where a caller may wait for it.
+
+        `one_by_one`: others follow it, in the order in which they came.
+        """
         if position is not None and self._callers.waits(position):
             return (self._to(CALLER, request, now, policy, state=State.DONE),)
         address, found = self._address_back(request)
         if drop or address is None:
             return (self._to("", request, now, policy, state=State.LOGGED),)
+        policy = policy or self._defaults
+        if one_by_one and policy.order is Order.NONE:
+            policy = msgspec.structs.replace(policy, order=Order.CORRELATION)
         return (self._to(address, request, now, policy, state=State.WAITING, found=found, response=response),)
 
     def _to(
@@ -356,6 +372,15 @@ class Responding:
                     kind=AnswerKind.RESPONSE, receipt=receipt, body=body, media_type=response.message.media_type
                 )
         return None
+
+
+def _in_conversation(response: Message, request: Message) -> Message:
+    """What its sender has not put into a conversation belongs to that of its request: one id for all of it (W-40)."""
+    correlation = request.envelope.correlationid
+    if correlation is None:
+        return response
+    envelope = msgspec.structs.replace(response.envelope, correlationid=correlation)
+    return msgspec.structs.replace(response, envelope=envelope)
 
 
 def _same_address(source: str | None, address: str) -> bool:

@@ -376,3 +376,37 @@ async def test_order_is_kept_over_two_hops_with_failures_and_crashes(
 
 async def _more(taken: list[int], than: int) -> bool:
     return len(taken) >= than
+
+
+# -- conversation
+
+
+async def test_acknowledgement_progress_and_final_reach_the_placer_in_order_over_three_brokers(
+    daemon: StartDaemon, receiver: OpenReceiver, http: aiohttp.ClientSession
+) -> None:
+    """W-40: the placer is away for a while, and every broker is restarted in between."""
+    south, north = await receiver(), await receiver()
+    north.answer = lambda got: Reply(status=503) if len(north.got) < 4 else CUSTODY
+    config = {"defaults": {"responses": "several", "final": "final"}}
+    way = await chain(daemon, receivers={SOUTH: south.url}, north=north.url, config=config)
+    order = message("order")
+    headers = {"Correlation-Id": "case-9"}
+    assert (await send(http, way.west.base, order, query="?async=true", headers=headers)).status == 202
+    await south.until_count(1)
+    stages = ["received", "specimen", "preliminary", "corrected", "final"]
+    for number, stage in enumerate(stages):
+        body = response_to(order, id=stage).replace(b'"receipt"', f'"{stage}"'.encode())
+        assert (await answers(http, way.east, body)).status == 202
+        if number == 2:
+            await restart(*way.brokers)
+
+    def heard() -> list[str]:
+        """Each once: a copy of what was under way at a crash has no further effect."""
+        return list(dict.fromkeys(got.bundle_id for got in north.got))
+
+    await north.until(lambda: len(heard()) == len(stages) and len(north.got) >= 4 + len(stages) - 1)
+    assert heard() == stages
+    assert {got.headers["ce-correlationid"] for got in north.got} == {"case-9"}
+    late = response_to(order, id="late")
+    assert (await answers(http, way.east, late)).status == 202, "what comes after the final one is passed on too"
+    await north.until(lambda: "late" in heard())

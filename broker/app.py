@@ -189,7 +189,9 @@ class Broker:
                 here=self.here, store=self.store, intake=self.intake, directory=self.directory,
                 insecure=self._settings.insecure, listening=self.listening,
             )  # fmt: skip
-            app = application(base_url=self.here.base_url, default_release=self.here.release)
+            app = application(
+                base_url=self.here.base_url, default_release=self.here.release, endpoint=self.here.endpoint
+            )
             self._build_channels(app)  # before anything is carried: what waits must find its sender
             await self.delivering.load_holds()
             self._start_task(self.delivering.run(), "deliver")

@@ -13,7 +13,7 @@ from broker.api.admin_frame import AdminError, as_json, number_of, text_of
 from broker.api.admin_parts import Parts
 from broker.core.addressing import NamePatterns, name_key
 from broker.core.fhir.header import Format
-from broker.core.fhir.issues import LARGEST, issue_codes
+from broker.core.fhir.issue_codes import LARGEST, issue_codes
 from broker.core.hold import Phase
 from broker.core.ledger import Mark, is_astray
 from broker.store.ledger import Ledger, Line, Refused, Span, Sum

@@ -128,11 +128,11 @@ class Delivering:
         return any(number in one.under_way.get(position, ()) for one in self._lanes_of(lane))
 
     def may_have_left(self, lane: str, position: int, number: int) -> bool:
-        """Whether the other side may have it although the store does not know of that yet."""
+        """Whether an attempt is under way, or has ended and the store does not say so yet."""
         return any(one.may_have_left(position, number) for one in self._lanes_of(lane))
 
     def _lanes_of(self, lane: str) -> Collection[Lane]:
-        """Where a delivery may be: one whose name has changed is in the lane of no peer, or in the one that it had."""
+        # where its name has changed it is in the lane of no peer, and may be under way in the one that it had
         return self.lanes.values() if not lane else (self.lanes[lane],) if lane in self.lanes else ()
 
     def forget(self, position: int) -> Collection[int]:

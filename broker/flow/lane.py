@@ -177,17 +177,14 @@ class Lane:
             if ended and self.gone is not None:
                 self.gone.add((position, number))
 
+    def may_have_left(self, position: int, number: int) -> bool:
+        """Whether a delivery that is in memory does not wait there any more: its end may not be written yet."""
+        return (position, number) in self.known and not self.ready.holds(position, number)
+
     def has_seen(self, position: int, number: int) -> bool:
         """Whether a delivery that the store handed out is in memory already, or has ended since it was asked."""
         name = (position, number)
         return name in self.known or (self.gone is not None and (name in self.gone or (position, ALL) in self.gone))
-
-    def may_have_left(self, position: int, number: int) -> bool:
-        """Whether an attempt is under way, or has ended and its end is not written yet."""
-        return (position, number) in self.known and not any(
-            parcel.position == position and any(one.number == number for one in parcel.deliveries)
-            for parcel in self.ready
-        )
 
     # -- the health of the peer and of its destinations
 

@@ -219,7 +219,9 @@ class Settling:
         if not attempts.wants_bounce(deliveries[0].policy):
             return None
         names = " ".join(d.destination for d in deliveries if d.destination)
-        return self.reports.about(position, message, end.report, final=end.final, destination=names or None)
+        return self.reports.about(
+            position, message, end.report, final=end.final, destination=names or None, outcome=end.outcome
+        )
 
     def _settled(
         self,

@@ -60,7 +60,7 @@ def accept(
     tx.last = position
     tx.claims.enter(rows)
     if answered is None:
-        open_until_now = new.answers is not None and _close_answer(tx, new.answers, position)
+        open_until_now = new.answers is not None and _answer(tx, new.answers, position, final=new.final)
     else:
         open_until_now = answered(position)
     message, header = new.message, new.message.header
@@ -81,13 +81,16 @@ def accept(
     return Kept(position=position, numbers=numbers, answered=open_until_now, behind=behind, released=released)
 
 
-def _close_answer(tx: Transaction, answers: tuple[int, int], position: int) -> bool:
-    """The response is here: the delivery has its answer, and if it still waits, it needs no further attempt."""
-    closed = tx.db.execute(
+def _answer(tx: Transaction, answers: tuple[int, int], position: int, *, final: bool) -> bool:
+    """The response is here: the delivery has its answer, and if it still waits, it needs no further attempt.
+
+    Where others are to follow, the answer stays open, and the delivery shows the latest.
+    """
+    was_open = tx.db.execute(
         "UPDATE delivery SET answer = ?, answered_by = ? WHERE position = ? AND number = ? AND answer = ?",
-        (AnswerState.ANSWERED, position, *answers, AnswerState.OPEN),
+        (AnswerState.ANSWERED if final else AnswerState.OPEN, position, *answers, AnswerState.OPEN),
     ).rowcount
-    if not closed:
+    if not was_open:
         return False
     row = tx.db.execute(
         "SELECT state, steps, stream FROM delivery WHERE position = ? AND number = ?", answers

@@ -21,7 +21,10 @@ EXPECTS = "d.answer_by IS NOT NULL"
 OVERDUE = f"(d.answer = {AnswerState.OPEN:d} AND d.answer_by <= :now)"
 IN_SPAN = "d.position > :after AND d.position <= :last"
 # The one response that closed it: others to the same delivery are no further receipts.
-CLOSED_BY = "d.position = r.answers AND d.number = r.answers_number AND d.answered_by = r.position"
+CLOSED_BY = (
+    "d.position = r.answers AND d.number = r.answers_number AND d.answered_by = r.position"
+    f" AND d.answer = {AnswerState.ANSWERED:d}"
+)
 NEGATIVES = "r.negative IS NOT NULL AND r.answers > :after AND r.answers <= :last"
 
 SUMS = (
@@ -139,7 +142,7 @@ def _line(row: Sequence[Any]) -> Line:
     return Line(
         position=position, number=number, accepted=moment(accepted), source=source, destination=destination,
         event=event, mark=found, expects=bool(expects), answer_by=None if by is None else moment(by),
-        answered_by=response, kind=(row[13] or "") if given_up is None else given_up.id,
+        answered_by=response, kind=given_up.id if given_up is not None else row[13] if found is Mark.NEGATIVE else "",
         astray=given_up is not None and is_astray(given_up.code),
         text="" if given_up is None else given_up.text,
         said=outcome.body if outcome is not None and given_up is not None else None,

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from broker.core.delivery import Outcome, State, Step
+from broker.core.delivery import AnswerState, Outcome, State, Step
 from broker.core.hold import Hold
 from broker.store import (
     Claimed,
@@ -219,8 +219,17 @@ class SqliteStore:
     def resume_lane(self, lane: str) -> Future[bool]:
         return self._writer.submit(partial(schedule.resume, lane=lane))
 
-    def missing(self, position: int, number: int, at: datetime, report: NewMessage | None) -> Future[Settled]:
-        return self._writer.submit(partial(changes.missing, position=position, number=number, report=report))
+    def missing(
+        self,
+        position: int,
+        number: int,
+        at: datetime,
+        report: NewMessage | None,
+        state: AnswerState = AnswerState.MISSING,
+    ) -> Future[Settled]:
+        return self._writer.submit(
+            partial(changes.missing, position=position, number=number, report=report, state=state)
+        )
 
     def fail_later(
         self, position: int, number: int, state: State, step: Step, outcome: Outcome, report: NewMessage | None

@@ -1,74 +1,103 @@
-"""The codes of an OperationOutcome's issues, alone or in a message, in JSON and XML."""
+"""Somebody else's OperationOutcome: its issues are kept as they stand, and nothing else is believed."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.core.fhir.header import Format
-from broker.core.fhir.issues import LARGEST, MOST, issue_codes
+from broker.core.fhir.header import Format, Release
+from broker.core.fhir.issues import LONGEST, MOST, issues_of
 
-CODING = {"system": "urn:x", "code": "E1"}
-OUTCOME: dict[str, Any] = {
-    "resourceType": "OperationOutcome",
-    "issue": [
-        {
-            "severity": "error",
-            "code": "processing",
-            "details": {"coding": [CODING, {"code": "bare"}], "text": "secret"},
-        },
-        {"severity": "error", "code": "not-found"},
-    ],
+ISSUE = {
+    "severity": "error",
+    "code": "required",
+    "details": {"coding": [{"system": "urn:s", "code": "E17", "display": "No author"}], "text": "who wrote it?"},
+    "diagnostics": "line 4",
+    "location": ["/f:Bundle"],
+    "expression": ["Bundle.entry[1]"],
 }
-FOUND = ("processing", "urn:x|E1", "bare", "not-found")
-XML = """<OperationOutcome xmlns="http://hl7.org/fhir"><issue><severity value="error"/><code value="processing"/>
-<details><coding><system value="urn:x"/><code value="E1"/></coding><coding><code value="bare"/></coding>
-<text value="secret"/></details></issue><issue><code value="not-found"/></issue></OperationOutcome>"""
+XML = b"""<?xml version="1.0"?><OperationOutcome xmlns="http://hl7.org/fhir"><text><div
+ xmlns="http://www.w3.org/1999/xhtml">hidden</div></text><issue><severity value="error"/><code value="required"/>
+ <details>
+ <coding><system value="urn:s"/><code value="E17"/><display value="No author"/></coding><text value="who wrote it?"/>
+ </details><diagnostics value="line 4"/><location value="/f:Bundle"/><expression value="Bundle.entry[1]"/></issue>
+ </OperationOutcome>"""
 
 
-def as_json(resource: object) -> tuple[str, ...]:
-    return issue_codes(json.dumps(resource).encode(), Format.JSON)
+def outcome(*issues: object, **more: object) -> bytes:
+    return json.dumps({"resourceType": "OperationOutcome", "issue": list(issues), **more}).encode()
 
 
-def test_codes_of_an_outcome_alone_and_in_a_message_are_the_same() -> None:
-    message = {"resourceType": "Bundle", "entry": [{"resource": {"resourceType": "MessageHeader", "code": "no"}},
-                                                   {"resource": OUTCOME}]}  # fmt: skip
-    assert as_json(OUTCOME) == as_json(message) == FOUND
+@pytest.mark.parametrize(("body", "format"), [(outcome(ISSUE), Format.JSON), (XML, Format.XML)])
+def test_issue_is_read_as_it_stands(body: bytes, format: Format) -> None:
+    assert issues_of(body, format, release=Release.R4) == [ISSUE]
 
 
-def test_xml_says_the_same_as_json() -> None:
-    bundle = f'<Bundle xmlns="http://hl7.org/fhir"><entry><resource>{XML}</resource></entry></Bundle>'
-    assert issue_codes(XML.encode(), Format.XML) == issue_codes(bundle.encode(), Format.XML) == FOUND
+def test_dstu2_has_no_expression() -> None:
+    [issue] = issues_of(outcome(ISSUE), Format.JSON, release=Release.DSTU2)
+    assert "expression" not in issue
+    assert issue["location"] == ["/f:Bundle"]
+
+
+@pytest.mark.parametrize(
+    "issue",
+    [
+        "text",
+        {},
+        {"severity": "terrible", "code": "required"},
+        {"severity": "error"},
+        {"severity": "error", "code": 7},
+    ],
+)
+def test_what_is_no_issue_is_left_out(issue: object) -> None:
+    assert issues_of(outcome(issue, ISSUE), Format.JSON, release=Release.R4) == [ISSUE]
+
+
+def test_elements_of_other_types_and_unknown_ones_are_left_out() -> None:
+    strange = {
+        "severity": "error", "code": "invalid", "details": {"coding": ["x", {"code": 7}], "text": ["y"]},
+        "diagnostics": {}, "expression": "Bundle", "extension": [{"url": "u"}],
+    }  # fmt: skip
+    bare = {"severity": "error", "code": "invalid"}
+    assert issues_of(outcome(strange), Format.JSON, release=Release.R4) == [bare]
+    assert issues_of(outcome({**bare, "details": "x"}), Format.JSON, release=Release.R4) == [bare]
 
 
 @pytest.mark.parametrize(
     ("body", "format"),
     [
-        (b"", Format.JSON), (b"{", Format.JSON), (b"[1]", Format.JSON), (b"<", Format.XML),
-        (b'{"resourceType":"OperationOutcome","issue":{"code":"x"}}', Format.JSON),
-        (b'<!DOCTYPE a [<!ENTITY b "c">]>' + XML.encode(), Format.XML),
-        (b'{"resourceType":"Patient","issue":[{"code":"x"}]}', Format.JSON),
+        (b"{", Format.JSON),
+        (b"[]", Format.JSON),
+        (b'{"resourceType": "Bundle", "issue": []}', Format.JSON),
+        (b'{"resourceType": "OperationOutcome", "issue": {}}', Format.JSON),
+        (b"<OperationOutcome", Format.XML),
+        (b'<!DOCTYPE x [<!ENTITY a "b">]><OperationOutcome/>', Format.XML),
+        (b"<a>" * 100, Format.XML),
+        (b'<Bundle><issue><severity value="error"/><code value="x"/></issue></Bundle>', Format.XML),
+        (outcome(ISSUE, pad="x" * LONGEST), Format.JSON),
     ],
-)  # fmt: skip
-def test_what_is_no_outcome_has_no_codes(body: bytes, format: Format) -> None:
-    assert issue_codes(body, format) == ()
+)
+def test_what_is_no_outcome_has_no_issues(body: bytes, format: Format) -> None:
+    assert issues_of(body, format, release=Release.R4) == []
 
 
-def test_codes_are_bounded_in_number_and_length() -> None:
-    many = {**OUTCOME, "issue": [{"code": f"c{n}"} for n in range(99)]}
-    assert len(as_json(many)) == MOST
-    assert as_json({**OUTCOME, "issue": [{"code": "x" * 101}, {"code": "a\u0007b"}, {"code": "fine"}]}) == ("fine",)
-    assert issue_codes(json.dumps({**OUTCOME, "x": "y" * LARGEST}).encode(), Format.JSON) == ()
+def test_of_many_issues_the_first_are_kept() -> None:
+    assert len(issues_of(outcome(*[ISSUE] * (MOST + 5)), Format.JSON, release=Release.R4)) == MOST
 
 
-@given(st.binary() | st.recursive(st.none() | st.text(), lambda inner: st.dictionaries(
-    st.sampled_from(["resourceType", "entry", "resource", "issue", "code", "details", "coding", "system"]),
-    inner | st.lists(inner) | st.just("OperationOutcome"),
-)).map(lambda value: json.dumps(value).encode()))  # fmt: skip
-def test_any_bytes_have_codes_or_none(body: bytes) -> None:
-    for format in Format:
-        assert all(isinstance(code, str) for code in issue_codes(body, format))
+@given(st.one_of(st.binary(), st.text().map(str.encode)), st.sampled_from(Format))
+def test_any_bytes_have_issues_or_none(body: bytes, format: Format) -> None:
+    assert isinstance(issues_of(body, format, release=Release.R4), list)
+
+
+VALUES = st.recursive(
+    st.none() | st.text() | st.integers(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
+)
+
+
+@given(VALUES)
+def test_any_value_in_the_place_of_an_issue_is_left_out_or_read(value: object) -> None:
+    assert isinstance(issues_of(outcome(value, details=value), Format.JSON, release=Release.R4), list)

@@ -123,6 +123,17 @@ async def test_response_to_what_waits_for_its_turn_is_unmatched(opened: Opened) 
     assert (await post.one(2)).answer is AnswerState.OPEN
 
 
+async def test_response_in_the_moment_in_which_the_attempt_is_noted_finds_its_request(post: Post) -> None:
+    """The store is read before the attempt's end is written, and lanes are asked after it."""
+    post.script.holds("test://a/in")
+    caller = post.calls(message(), wait=50)
+    await post.rest()
+    post.script.let_go()
+    await post.send(response())
+    assert await fate_of(post) is Fate.ANSWER
+    assert (await caller).kind is AnswerKind.RESPONSE
+
+
 async def test_newest_of_several_open_requests_with_one_id_is_answered(post: Post) -> None:
     await asked(post)
     await asked(post, message("b2", "m1"))

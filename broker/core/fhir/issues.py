@@ -1,4 +1,4 @@
-"""What an OperationOutcome says to programs: the codes of its issues. Texts may be clinical and stay unread."""
+"""The issues of somebody else's OperationOutcome: what the far end said, for the report that tells its source."""
 
 from __future__ import annotations
 
@@ -7,98 +7,120 @@ from xml.parsers import expat
 
 import orjson
 
-from broker.core.fhir.header import Format
+from broker.core.fhir.header import Format, Release
+from broker.core.fhir.write import Resource
 
-MOST = 10  # codes; more say nothing new
-LONGEST = 100  # characters of one
-LARGEST = 1 << 20  # bytes: a larger answer is not read for this
-
-
-class _Unsafe(Exception):
-    """A DTD, which is never read."""
-
-
-def issue_codes(body: bytes, format: Format) -> tuple[str, ...]:
-    """The issue codes and the codings of `details`, as `system|code`, of every OperationOutcome in a resource.
-
-    Empty where there is none, or where the resource cannot be read.
-    """
-    if len(body) > LARGEST:
-        return ()
-    found = _of_json(body) if format is Format.JSON else _of_xml(body)
-    codes = [code for code in dict.fromkeys(found) if code and len(code) <= LONGEST and code.isprintable()]
-    return tuple(codes[:MOST])
+MOST = 20  # issues; the first say what matters, and a report is no place for thousands
+LONGEST = 64 * 1024  # bytes of an outcome that is worth looking into
+_DEPTH = 16  # elements; an issue has five
+_TEXTS = ("severity", "code", "diagnostics")
+_LISTS = ("expression", "location")
+_SEVERITIES = ("fatal", "error", "warning", "information")
+_BOM = b"\xef\xbb\xbf"
 
 
-def _of_json(body: bytes) -> list[str]:
+def issues_of(body: bytes, format: Format, *, release: Release) -> list[Resource]:
+    """The issues as they stand, as far as they can be read; what is no OperationOutcome has none."""
+    if len(body) > LONGEST:
+        return []
+    outcome = _from_xml(body) if format is Format.XML else _from_json(body)
+    found = outcome.get("issue")
+    written = [_issue(one, release) for one in (found if isinstance(found, list) else [])[:MOST]]
+    return [one for one in written if one is not None]
+
+
+def _from_json(body: bytes) -> dict[str, Any]:
     try:
-        resource = orjson.loads(body)
+        found = orjson.loads(body.removeprefix(_BOM))
     except orjson.JSONDecodeError:
-        return []
-    entries = _list(_get(resource, "entry"))
-    codes: list[str] = []
-    for one in (resource, *(_get(entry, "resource") for entry in entries)):
-        if _get(one, "resourceType") == "OperationOutcome":
-            for issue in _list(_get(one, "issue")):
-                codes.append(_text(_get(issue, "code")))
-                codings = _list(_get(_get(issue, "details"), "coding"))
-                codes += [_coded(_text(_get(one, "system")), _text(_get(one, "code"))) for one in codings]
-    return codes
+        return {}
+    return found if isinstance(found, dict) and found.get("resourceType") == "OperationOutcome" else {}
 
 
-def _get(value: Any, name: str) -> Any:
-    return value.get(name) if isinstance(value, dict) else None
+def _issue(found: object, release: Release) -> Resource | None:
+    """Elements that every release knows, of the types that they have; None without the two that must be there."""
+    if not isinstance(found, dict) or found.get("severity") not in _SEVERITIES or not _is_text(found.get("code")):
+        return None
+    written: Resource = {name: found[name] for name in ("severity", "code")}
+    details = _details(found.get("details"))
+    if details:
+        written["details"] = details
+    if _is_text(found.get("diagnostics")):
+        written["diagnostics"] = found["diagnostics"]
+    for name in _LISTS:
+        texts = [text for text in _list(found.get(name)) if _is_text(text)]
+        if texts and not (name == "expression" and release is Release.DSTU2):  # which has `location` only
+            written[name] = texts
+    # the order of elements is that of the resource, for XML
+    order = ("severity", "code", "details", "diagnostics", "location", "expression")
+    return {name: written[name] for name in order if name in written}
 
 
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
+def _details(found: object) -> Resource:
+    if not isinstance(found, dict):
+        return {}
+    written: Resource = {}
+    codings = [_coding(one) for one in _list(found.get("coding")) if isinstance(one, dict)]
+    if any(codings):
+        written["coding"] = [one for one in codings if one]
+    if _is_text(found.get("text")):
+        written["text"] = found["text"]
+    return written
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
+def _coding(found: dict[str, Any]) -> Resource:
+    return {name: found[name] for name in ("system", "code", "display") if _is_text(found.get(name))}
 
 
-def _coded(system: str, code: str) -> str:
-    return f"{system}|{code}" if system and code else code
+def _list(found: object) -> list[object]:
+    return found if isinstance(found, list) else []
 
 
-def _of_xml(body: bytes) -> list[str]:
-    reading = _Xml()
+def _is_text(found: object) -> bool:
+    return isinstance(found, str) and bool(found)
+
+
+# --- XML ---
+
+
+class _Unwanted(Exception):
+    """A DTD, or what is nested too deeply."""
+
+
+def _from_xml(body: bytes) -> dict[str, Any]:
+    """As loose values, such as JSON would have given."""
+    outcome: dict[str, Any] = {}
+    stack: list[tuple[str, dict[str, Any]]] = []
+
+    def start(qualified: str, attributes: dict[str, str]) -> None:
+        name = qualified.rpartition(" ")[2]
+        if len(stack) >= _DEPTH:
+            raise _Unwanted
+        below: dict[str, Any] = {}
+        if stack:
+            _put(stack[-1][1], name, attributes.get("value", below))
+        elif name == "OperationOutcome":
+            below = outcome
+        stack.append((name, below))
+
+    def end(_qualified: str) -> None:
+        stack.pop()
+
+    def doctype(*_: object) -> None:
+        raise _Unwanted
+
+    parser = expat.ParserCreate("UTF-8", " ")
+    parser.StartElementHandler, parser.EndElementHandler = start, end
+    parser.StartDoctypeDeclHandler = doctype
     try:
-        reading.parser.Parse(body, True)
-    except (expat.ExpatError, _Unsafe):
-        return []
-    return reading.codes
+        parser.Parse(body, True)
+    except (expat.ExpatError, _Unwanted, UnicodeError):
+        return {}
+    return outcome
 
 
-class _Xml:
-    """Follows the path of elements; `code` and `coding` count below an issue only."""
-
-    def __init__(self) -> None:
-        self.codes: list[str] = []
-        self._path: list[str] = []
-        self._system = self._code = ""
-        self.parser = expat.ParserCreate("UTF-8", " ")
-        self.parser.StartElementHandler = self._start
-        self.parser.EndElementHandler = self._end
-        self.parser.StartDoctypeDeclHandler = self._doctype
-
-    def _doctype(self, *_: object) -> None:
-        raise _Unsafe
-
-    def _start(self, name: str, attributes: dict[str, str]) -> None:
-        self._path.append(name.rpartition(" ")[2])
-        value = attributes.get("value", "")
-        match self._path[-4:]:
-            case [*_, "OperationOutcome", "issue", "code"]:
-                self.codes.append(value)
-            case ["issue", "details", "coding", "system"]:
-                self._system = value
-            case ["issue", "details", "coding", "code"]:
-                self._code = value
-
-    def _end(self, _name: str) -> None:
-        if self._path[-3:] == ["issue", "details", "coding"]:
-            self.codes.append(_coded(self._system, self._code))
-            self._system = self._code = ""
-        self._path.pop()
+def _put(into: dict[str, Any], name: str, value: object) -> None:
+    if name in ("issue", "coding", *_LISTS):
+        into.setdefault(name, []).append(value)
+    else:
+        into[name] = value

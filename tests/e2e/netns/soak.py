@@ -92,6 +92,9 @@ async def soak(folder: Path, seconds: float, seed: int) -> list[str]:
 async def settled(chain: Chain, within: float) -> Accounts:
     """The accounts once nothing is missing, or once nothing has changed for long."""
     still, before = 0.0, -1
+    while within > 0 and not await at_rest(chain):
+        within -= 1.0
+        await asyncio.sleep(1.0)
     while True:
         made = await accounts(chain)
         if not made.faults and not any(office.is_busy for office in chain.offices):
@@ -101,6 +104,12 @@ async def settled(chain: Chain, within: float) -> Accounts:
         if within < 0 or still > STILL:
             return made
         await asyncio.sleep(1.0)
+
+
+async def at_rest(chain: Chain) -> bool:
+    """Whether nothing waits anywhere, which is asked quicker than all ledgers are compared."""
+    counts = [(await broker.asked("status"))["counts"] for broker in chain.brokers.values()]
+    return not any(one["waiting"] or one["open_answers"] for one in counts)
 
 
 async def tell(chain: Chain, troubles: Troubles) -> None:

@@ -12,6 +12,7 @@ READY  := $(VENV)/.ready
 CLIENTS := .build/node/.ready
 # Started by tests and benchmarks themselves, on free ports.
 RABBITMQ := rabbitmq-server=rabbitmq-server
+POSTFIX := postfix=postfix
 # Networks of their own, with cables between them.
 NETNS := ip=iproute2 unshare=util-linux nsenter=util-linux
 SOURCES := broker plugins tests benchmarks demo
@@ -24,7 +25,7 @@ demo: $(READY)  ## the main job on real messages, showing what happened
 	$(BIN)/python demo/run.py $(ARGS)
 
 test: $(READY) $(CLIENTS)  ## every test; ARGS="tests/core -q" for some
-	scripts/need $(RABBITMQ) $(NETNS)
+	scripts/need $(RABBITMQ) $(POSTFIX) $(NETNS)
 	$(BIN)/python -m pytest $(ARGS)
 
 check: $(READY)  ## format, lint, types, import arrows, spelling

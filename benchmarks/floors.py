@@ -17,6 +17,7 @@ OF_EMPTY = 0.9
 OF_ALONE = 1.1  # times p50 and p99 of the healthy receiver when it is alone; its rate divided by this
 OF_FANOUT = 0.5  # of the bare server's frames a second; the goal is 0.8
 KIB = 30  # KiB for each idle connection that follows; the goal is 20
+OF_HOP = {"p50_ms": 4.0, "p99_ms": 25.0}  # milliseconds that each of three hops may add
 MOST = "max"  # the stage of (g) without a rate
 WORDS = {"per_second": "arrivals a second", "p50_ms": "p50", "p99_ms": "p99"}
 
@@ -76,6 +77,17 @@ def _synchronous(point: Point) -> Iterable[Floor]:
     yield Floor(part="c", what=what, values=ratios, value=value, limit=OF_PROXY, at_most=True)
 
 
+def of_each_hop(point: Point, who: str, key: str, hops: int) -> list[float]:
+    """What each of several hops adds, round by round."""
+    return [whole / hops for whole in added(point, who, key)]
+
+
+def _hops(point: Point) -> Iterable[Floor]:
+    for key, limit in OF_HOP.items():
+        what = f"{point.name}: {WORDS[key]} added by each of three hops, ms"
+        yield _floor("i", what, of_each_hop(point, "three", key, 3), limit, at_most=True)
+
+
 def _stored(point: Point) -> Iterable[Floor]:
     if "stored" in point.seen:
         yield _floor("e", f"{point.name}: stored / empty", point.ratios("stored", "empty", point.rate), OF_EMPTY)
@@ -127,6 +139,7 @@ def floors(points: list[Point], options: Options) -> list[Floor]:
         "e": _stored,
         "g": _neighbours,
         "h": _followers,
+        "i": _hops,
     }
     found = [floor for point in points if point.part in of for floor in of[point.part](point)]
     if "d" in options.parts:

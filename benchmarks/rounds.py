@@ -41,6 +41,7 @@ class Options:
     large: int  # connections of (f)
     stored: int  # messages there before (e)
     neighbours: int  # connections of (g)
+    hops: tuple[int, ...]  # connections of (i)
     rates: tuple[int, ...]  # of (g): messages a second to the healthy receiver
     clients: int  # of (h)
 

@@ -17,6 +17,7 @@ TITLES = {
     "f": "large messages",
     "g": "a healthy receiver and four sick neighbours, 4 KiB",
     "h": "live notifications over WebSocket",
+    "i": "a synchronous request over one broker and over three, 4 KiB each way",
 }
 ANCHORS = {"broker": ("bare", "rabbitmq"), "stored": ("empty",), "cold": ("warm",)}
 Row = Sequence[str]
@@ -64,7 +65,7 @@ def durable(points: list[Point]) -> str:
 
 
 def hops(points: list[Point]) -> str:
-    """What a hop adds, in (c)."""
+    """What a hop adds, in (c), and what several do, in (i)."""
     rows = [
         (
             f"{point.name}: {who}",
@@ -160,7 +161,7 @@ def report(bench: Bench, points: list[Point], found: list[Floor]) -> Iterator[st
         if not mine:
             continue
         yield f"\n({part}) {TITLES[part]}"
-        yield {"c": hops, "d": costs, "g": neighbours, "h": followers}.get(part, durable)(mine)
+        yield {"c": hops, "i": hops, "d": costs, "g": neighbours, "h": followers}.get(part, durable)(mine)
         if part == "e":
             yield _past(bench, mine)
         if part in "abef":

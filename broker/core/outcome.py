@@ -37,6 +37,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     who: Who = Who.SENDER
     expression: tuple[str, ...] = ()  # FHIRPath of the element
     diagnostics: str | None = None  # for engineers
+    at: str | None = None  # endpoint of the broker that says so, where it is one further on
 
 
 # FHIR's `transient` and what stands below it: "the transaction may be able to be resubmitted".

@@ -15,7 +15,7 @@ import msgspec
 import structlog
 
 from broker.core.answer import Answer, AnswerKind, Receipt
-from broker.core.answering import caller_waits, wants_silence
+from broker.core.answering import caller_waits, how_long, wants_silence
 from broker.core.delivery import State
 from broker.core.identity import quotable_ids
 from broker.core.outcome import NoRoute, RefusedByRule
@@ -29,6 +29,7 @@ from broker.flow.here import Here
 from broker.flow.letter import Letter
 from broker.flow.meter import Meter
 from broker.flow.plan import Planning
+from broker.flow.refusals import Refusals
 from broker.flow.report import Reports
 from broker.flow.respond import Answering, Responding
 from broker.flow.validate import validate
@@ -54,6 +55,7 @@ class Accepting:
         responding: Responding,
         reports: Reports,
         callers: Callers,
+        refusals: Refusals,
         meter: Meter,
         stores_and_forwards: Callable[[str], bool],
     ) -> None:
@@ -67,6 +69,7 @@ class Accepting:
         self._responding = responding
         self._reports = reports
         self._callers = callers
+        self._refusals = refusals
         self._meter = meter
         self._stores_and_forwards = stores_and_forwards
         self._copies = Copies(store)
@@ -206,6 +209,7 @@ class Accepting:
         if new.answers is None and len(route.accepted) < len(route.decisions):
             for decision in route.decisions:
                 if decision.problem is not None:
+                    self._refusals.note(letter.arrival, letter.header, decision.problem, decision.destination)
                     self._bounce(letter, position, decision)
         if caller is not None:
             caller.look()
@@ -253,13 +257,14 @@ class Accepting:
         return caller
 
     def _wait(self, letter: Letter, policies: Sequence[Policy]) -> timedelta:
-        """How long the caller is kept: what it asks for, what its envelope leaves, at most the rule's longest."""
-        asked = letter.arrival.asked.wait
-        wait = min(min(asked, policy.sync.longest) if asked is not None else policy.sync.wait for policy in policies)
-        left = letter.arrival.envelope.timeleft
-        if left is not None and self._here.steers(letter.message.party):
-            wait = min(wait, timedelta(milliseconds=left))  # who sent it has left out what the way back takes
-        return wait
+        """How long the caller is kept: what its envelope leaves, or what it asks for; at most the rule's longest."""
+        asked, timeleft = letter.arrival.asked.wait, letter.arrival.envelope.timeleft
+        left = None
+        if timeleft is not None and self._here.steers(letter.message.party):
+            left = timedelta(milliseconds=timeleft)  # who sent it has left out what the way back takes
+        return min(
+            how_long(asked=asked, left=left, wait=policy.sync.wait, longest=policy.sync.longest) for policy in policies
+        )
 
     async def wait(self, caller: Caller) -> Answer:
         """Keeps the caller until it is answered or its wait ends; what it is told is on disk."""
@@ -323,6 +328,7 @@ class Accepting:
         log.info("copy", id=receipt.message_id, channel=letter.arrival.channel, added=len(added))
         asked = letter.arrival.asked
         if asked.asynchronous and asked.reply_to is None:
+            await self._responding.return_untold(copy.position)
             return Answer(kind=AnswerKind.ACCEPTED, receipt=receipt)
         if asked.asynchronous:  # its channel sends it to where this copy's own sender listens
             return await self._responding.stored_response(receipt) or Answer(kind=AnswerKind.ACCEPTED, receipt=receipt)

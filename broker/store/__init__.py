@@ -58,6 +58,7 @@ class NewMessage(msgspec.Struct, frozen=True, kw_only=True):
     quotes: tuple[str, ...]  # further ids by which a response may quote it
     deliveries: tuple[NewDelivery, ...]
     answers: tuple[int, int] | None = None  # position and number of the delivery that it answers
+    final: bool = True  # of a response: no other is looked for; otherwise the answer stays open
     reports_on: int | None = None  # position of the message that it is our report on
 
 
@@ -334,7 +335,10 @@ class Store(Protocol):
     ) -> Future[int]: ...
     def hold_lane(self, hold: Hold) -> Future[None]: ...
     def resume_lane(self, lane: str) -> Future[bool]: ...
-    def missing(self, position: int, number: int, at: datetime, report: NewMessage | None) -> Future[Settled]: ...
+    def missing(  # an open answer is looked for no longer
+        self, position: int, number: int, at: datetime, report: NewMessage | None,
+        state: AnswerState = AnswerState.MISSING,
+    ) -> Future[Settled]: ...  # fmt: skip
     def fail_later(
         self, position: int, number: int, state: State, step: Step, outcome: Outcome, report: NewMessage | None
     ) -> Future[Settled]: ...

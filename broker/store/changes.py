@@ -35,7 +35,13 @@ UPDATE_ANSWERED = (
 
 def settle(tx: Transaction, settlement: Settlement, file: str | None) -> Settled:
     comes, what = settlement.comes, settlement.change
-    if comes is not None and what.first and comes.answers == (what.position, *what.numbers) and not tx.careful:
+    if (
+        comes is not None
+        and what.first
+        and comes.answers == (what.position, *what.numbers)
+        and comes.final
+        and not tx.careful
+    ):
         came = accept(tx, comes, file, answered=partial(_answered_at_once, tx, what))
         if not isinstance(came, Copy):
             return Settled(changed=1, came=came)
@@ -230,10 +236,10 @@ def fail_later(
     return Settled(changed=1, came=accept(tx, report, None) if report else None)
 
 
-def missing(tx: Transaction, position: int, number: int, report: NewMessage | None) -> Settled:
-    """The answer time is over: the answer is looked for no longer, and the source is told."""
+def missing(tx: Transaction, position: int, number: int, report: NewMessage | None, state: AnswerState) -> Settled:
+    """The answer is looked for no longer: its time is over, and the source is told, or nobody wants it any more."""
     changed = tx.db.execute(
         "UPDATE delivery SET answer = ? WHERE position = ? AND number = ? AND answer = ?",
-        (AnswerState.MISSING, position, number, AnswerState.OPEN),
+        (state, position, number, AnswerState.OPEN),
     ).rowcount
     return Settled(changed=changed, came=accept(tx, report, None) if changed and report else None)

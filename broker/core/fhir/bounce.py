@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import datetime
 
 import msgspec
@@ -47,10 +48,14 @@ def report(
     ids: tuple[str, str, str],
     at: datetime,
     response_to_destination: str | None = None,
+    said: Sequence[Resource] = (),
 ) -> bytes:
-    """The response message; `ids` are fresh UUIDs for Bundle, MessageHeader and OperationOutcome."""
+    """The response message; `ids` are fresh UUIDs for Bundle, MessageHeader and OperationOutcome.
+
+    `said` are the issues of who refused it: what is known further on is not lost on the way back (M-60).
+    """
     bundle_id, header_id, outcome_id = ids
-    problem = _naming(problem, response_to_destination)
+    problem = msgspec.structs.replace(_naming(problem, response_to_destination), at=problem.at or broker_endpoint)
     text = narrative(problem.text or problem.id)  # M-32: the narrative of a fatal-error says why
     header = _Response(
         id=header_id,
@@ -63,7 +68,7 @@ def report(
         at=instant(at),
     )
     outcome = operation_outcome([problem], release=release)
-    outcome = {"resourceType": "OperationOutcome", "id": outcome_id, "text": text, "issue": outcome["issue"]}
+    outcome = {"resourceType": "OperationOutcome", "id": outcome_id, "text": text, "issue": [*outcome["issue"], *said]}
     bundle = _bundle(release, bundle_id, header.at)
     bundle["entry"] = [
         {"fullUrl": f"urn:uuid:{header_id}", "resource": _SPELLINGS[release](header)},

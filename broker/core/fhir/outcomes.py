@@ -29,6 +29,7 @@ from broker.core.outcome import (
 
 ERROR = "urn:x-fhir-broker:error"  # code: the stable id of the problem
 FAILED = "urn:x-fhir-broker:failed"  # code: sender, broker or receiver
+AT = "urn:x-fhir-broker:at"  # code: endpoint of the broker that speaks
 MESSAGE = "urn:x-fhir-broker:message"  # code: our message id
 
 _NOTHING_WRONG: Resource = {"severity": "information", "code": "informational"}  # issue is 1..*
@@ -50,6 +51,8 @@ def issue(problem: Problem, *, release: Release, more: Sequence[Resource] = ()) 
     codings: list[Resource] = [{"system": ERROR, "code": problem.id}]
     if problem.severity is not Severity.INFORMATION:  # where nothing failed, nobody did
         codings.append({"system": FAILED, "code": problem.who.value})
+        if problem.at:
+            codings.append({"system": AT, "code": problem.at})
     details: Resource = {"coding": [*codings, *more]}
     if problem.text:
         details["text"] = problem.text

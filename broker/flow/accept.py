@@ -31,6 +31,7 @@ from broker.flow.meter import Meter
 from broker.flow.plan import Planning
 from broker.flow.report import Reports
 from broker.flow.respond import Answering, Responding
+from broker.flow.status_check import StatusChecks
 from broker.flow.validate import validate
 from broker.store import Copy, Kept, NewDelivery, NewMessage, Store, StoreError
 
@@ -70,12 +71,15 @@ class Accepting:
         self._meter = meter
         self._stores_and_forwards = stores_and_forwards
         self._copies = Copies(store)
+        self._checks = StatusChecks(here=here, store=store)
 
     # -- the way in
 
     async def take(self, letter: Letter) -> Answer | Caller:
         """Keeps the message; returns the answer, or the caller that waits for it. Raises Refusal."""
         now = self._here.now()
+        if letter.header.event == self._here.status_event and not letter.header.is_response:
+            return await self._checks.answer(letter)
         try:
             # a response finds its request before any rule is asked
             answering = await self._responding.find(letter) if letter.header.is_response else None

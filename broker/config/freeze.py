@@ -128,6 +128,7 @@ def _rule(index: int, form: RuleForm, defaults: Policy, root: Place, file: Path)
         address=form.address,
         refuse=form.refuse,
         log=form.log,
+        cancels=form.cancels,
         policy=_policy(defaults, form),
         where=f"{file}:{line}",
     )

@@ -343,6 +343,7 @@ def _here(settings: Settings, store: SqliteStore, clock: SteadyClock) -> Here:
         base_url=broker.base_url,
         ids=MessageIds(store.key),
         event_prefix=broker.event_prefix,
+        status_event=broker.status_event,
         release=broker.fhir,
         hops=broker.limits.hops,
         max_message=broker.limits.message,

@@ -316,6 +316,12 @@ def test_consequence_has_one_response(desk: Desk) -> None:
     assert desk.mistakes("defaults: {responses: several}\nroutes: [{category: consequence}]\n") == said
 
 
+def test_what_is_refused_or_goes_nowhere_cancels_nothing(desk: Desk) -> None:
+    said = ["what is refused or goes nowhere can cancel nothing"]
+    assert desk.mistakes("routes: [{match: {event: a}, cancels: true, log: true}]\n") == said
+    assert desk.mistakes("routes: [{match: {event: a}, cancels: true, refuse: no}]\n") == said
+
+
 def test_rules_behind_one_for_everything_can_never_match(desk: Desk) -> None:
     assert desk.warnings(
         "routes:\n  - name: all\n  - name: late\n    match: {event: a}\n  - {match: {event: b}}\n"

@@ -85,6 +85,15 @@ class Disk:
         return 1 << 40
 
 
+def tables_of(journal: Sequence[Entry]) -> Tables:
+    """What all these operations have come to."""
+    tables = Tables()
+    for entry in journal:
+        tables.now, tables.last = entry.now, entry.last
+        entry.operation(tables, *entry.arguments)
+    return tables
+
+
 class MemoryStore:
     """Opens a disk; everything happens on the event loop."""
 
@@ -97,14 +106,12 @@ class MemoryStore:
         self._timer: asyncio.Handle | None = None  # of the next sync
         self._failure: str | None = None
         self._is_closed = False
-        self._tables = self._read_journal()
+        self._tables = tables_of(self._disk.journal)
 
-    def _read_journal(self) -> Tables:
-        tables = Tables()
-        for entry in self._disk.journal:
-            tables.now, tables.last = entry.now, entry.last
-            entry.operation(tables, *entry.arguments)
-        return tables
+    @property
+    def tables(self) -> Tables:
+        """All that there is, with what is not on the disk yet; for tests to look at."""
+        return self._tables
 
     @property
     def key(self) -> bytes:
@@ -161,11 +168,7 @@ class MemoryStore:
 
     def _again(self) -> Tables:
         """The tables without what was not done to its end."""
-        tables = self._read_journal()
-        for _, entry in self._done:
-            tables.now, tables.last = entry.now, entry.last
-            entry.operation(tables, *entry.arguments)
-        return tables
+        return tables_of([*self._disk.journal, *(entry for _, entry in self._done)])
 
     def _sync(self) -> None:
         self._timer = None
@@ -183,7 +186,7 @@ class MemoryStore:
     def _failed(self, jobs: list[Written], error: OSError) -> None:
         """Nothing of it has happened; what must be written waits, the others are told."""
         self._failure = str(error)
-        self._tables = self._read_journal()
+        self._tables = tables_of(self._disk.journal)
         for job in jobs:
             if job.must:
                 self._pending.append(job)

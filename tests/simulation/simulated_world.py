@@ -1,0 +1,326 @@
+"""One seed, one world: a network of brokers and parties, what is sent, what goes wrong, and what is left of it."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
+from random import Random
+from typing import Any
+
+import msgspec
+import structlog
+from simulated_broker import BEGIN, SimulatedBroker
+from simulated_ledger import Ledger, Sent, check
+from simulated_loop import SimulatedLoop
+from simulated_network import CALM, Network, Request, Weather
+from simulated_party import Manner, Party, World, message
+
+from broker.core.policy import DEFAULT, LanePolicy, Match, Order, Policy, Retry, Rule, Sync
+from broker.core.rules import RuleSet
+from broker.flow import deliver, lane, sweep
+
+HEALED = 50.0  # seconds: from then on nothing goes wrong any more
+LONGEST = 1200.0  # seconds until everything must have ended
+LOOKS = 5.0  # seconds between looks whether it has
+LOOP, NOWHERE = "urn:oid:9.1", "urn:oid:9.2"  # a name that the directories lead in a circle; one known only to the first
+SKEW = 25.0  # seconds that a clock is set wrong, at most
+
+MANNERS = (
+    *[Manner.ANSWERS] * 4, *[Manner.ANSWERS_LATER] * 4, Manner.ANSWERS_LATE, Manner.TAKES, Manner.DONE, Manner.REFUSES,
+    Manner.ASKS_AGAIN, Manner.SLOW, Manner.SLOW, Manner.FLAPS, Manner.FLAPS, Manner.GONE,
+)  # fmt: skip
+
+
+@dataclass(slots=True)
+class Result:
+    seed: int
+    wrongs: list[str]
+    history: list[str] = field(default_factory=list)
+    messages: int = 0
+    accepted: int = 0
+    deaths: int = 0
+    time: float = 0.0  # of the simulation
+
+
+CAUGHT: list[str] = []  # exceptions that the flow has caught and logged: bugs, whatever they cost
+
+
+def _catch(_logger: object, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    if event.get("exc_info"):
+        CAUGHT.append(f"{event['event']}: {traceback.format_exc()}")
+    raise structlog.DropEvent
+
+
+def prepare() -> None:
+    """Logs nothing but bugs; and looks at the schedule seldom: that is for what was missed, and costs real time."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40), processors=[_catch])
+    deliver.TICK = 20.0
+    sweep.EVERY = 3.0
+    lane.IDLE = 2.0
+
+
+class Simulation:
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.dice = Random(f"world {seed}")
+        self.loop = SimulatedLoop(Random(f"loop {seed}"))
+        self.history: list[tuple[float, str]] = []
+        self.ledger = Ledger(self.tell, self.loop.time)
+        self.network = Network(self.loop, Random(f"network {seed}"), Weather(), self.tell, self._sends)
+        self.world = World(self.loop, self.network, self.ledger, Random(f"parties {seed}"), self._begin, HEALED)
+        self.policy = self._policy()
+        self.links: dict[int, int] = {}
+        self._build()
+        self._plan_messages()
+        self._plan_faults()
+
+    def tell(self, text: str) -> None:
+        self.history.append((self.loop.time(), text))
+
+    def _begin(self, work: object) -> object:
+        async def counted() -> None:
+            self.world.busy += 1
+            try:
+                await work  # type: ignore[misc]
+            finally:
+                self.world.busy -= 1
+
+        return self.loop.begin(None, counted())
+
+    # -- the network
+
+    def _policy(self) -> Policy:
+        dice = self.dice
+        return Policy(
+            sync=Sync(wait=timedelta(seconds=4), longest=timedelta(seconds=12)),
+            answer_within=timedelta(seconds=dice.choice((45, 90, 180))),
+            retry=Retry(
+                first=timedelta(seconds=1), max=timedelta(seconds=8), give_up=timedelta(seconds=dice.choice((20, 60, 150)))
+            ),
+            unread=timedelta(days=5),
+            lane=LanePolicy(
+                concurrent=dice.choice((1, 2, 4)), connect=timedelta(seconds=2), answer=timedelta(seconds=8),
+                open_after=dice.choice((2, 5)), probe=timedelta(seconds=5),
+            ),
+        )  # fmt: skip
+
+    def _build(self) -> None:
+        dice = self.dice
+        count = dice.choice((2, 2, 2, 3, 3, 3, 4, 5, 6))
+        shape = dice.choice(("chain", "star", "tree"))
+        for n in range(1, count):
+            self.links[n] = {"chain": n - 1, "star": 0, "tree": dice.randrange(n)}[shape]
+        homes = [dice.randrange(count) for _ in range(dice.randint(2, 4))]
+        if dice.random() < 0.5:
+            homes[1] = homes[0]  # two behind one gateway
+        self.sender_home = dice.choice([n for n in range(count) if n != homes[0]])
+        knows_sources = dice.random() < 0.6  # else an answer finds back by the brokers that its request passed
+        manners = [dice.choice(MANNERS) for _ in homes]
+        parties = [(f"p{n}", f"urn:oid:2.{home}.{n}", home, manner, dice.random() < 0.15)
+                   for n, (home, manner) in enumerate(zip(homes, manners, strict=True))]  # fmt: skip
+        parties.append(("s", f"urn:oid:2.{self.sender_home}.99", self.sender_home, Manner.ANSWERS, dice.random() < 0.3))
+        ordered = Rule(name="in order", match=Match(event=("ordered",)),
+                       policy=msgspec.structs.replace(self.policy, order=Order.SOURCE))  # fmt: skip
+        self.brokers = [
+            SimulatedBroker(
+                f"b{n}", endpoint=f"urn:oid:1.0.{n}", directory=self._directory(n, count, parties, knows_sources),
+                rules=RuleSet((ordered,)), defaults=self.policy, loop=self.loop, network=self.network,
+                dice=Random(f"broker {self.seed} {n}"), tell=self.tell,
+            )
+            for n in range(count)
+        ]  # fmt: skip
+        self.parties = [
+            Party(name, endpoint=endpoint, home=f"b{home}", address="mailbox:" if boxed else f"sim://{name}/in",
+                  manner=manner, world=self.world)
+            for name, endpoint, home, manner, boxed in parties
+        ]  # fmt: skip
+        self.sender = self.parties[-1]
+        self.tell(f"{count} brokers in a {shape}: " + ", ".join(f"b{a}-b{b}" for a, b in self.links.items()))
+        for party in self.parties:
+            self.tell(f"{party.endpoint} at {party.home} ({party.address}) {party.manner.value}")
+
+    def _directory(
+        self, here: int, count: int, parties: list[tuple[str, str, int, Manner, bool]], knows_sources: bool
+    ) -> dict[str, object]:
+        known: dict[str, object] = {}
+        for name, endpoint, home, _, boxed in parties:
+            if home == here:
+                known[endpoint] = "mailbox:" if boxed else f"sim://{name}/in"
+            elif name != "s" or knows_sources:
+                known[endpoint] = f"sim://b{self._next(here, home)}/in"
+        for other in range(count):
+            if other != here:
+                known[f"urn:oid:1.0.{other}"] = f"sim://b{self._next(here, other)}/in"
+        # a circle of two: the sender's broker, and its neighbour
+        neighbour = self._next(self.sender_home, 0 if self.sender_home else 1)
+        if here == self.sender_home:
+            known[LOOP] = known[NOWHERE] = f"sim://b{neighbour}/in"
+        elif here == neighbour:
+            known[LOOP] = f"sim://b{self.sender_home}/in"
+        return known
+
+    def _next(self, here: int, there: int) -> int:
+        """The neighbour on the way through the tree."""
+        way = there
+        path = {way}
+        while way in self.links:  # up from there
+            if self.links[way] == here:
+                return way
+            way = self.links[way]
+            path.add(way)
+        return self.links[here]
+
+    # -- what is sent
+
+    def _plan_messages(self) -> None:
+        dice, receivers = self.dice, self.parties[:-1]
+        for n in range(dice.randint(2, 5)):
+            to = tuple(one.endpoint for one in dice.sample(receivers, min(dice.choice((1, 1, 1, 2)), len(receivers))))
+            if dice.random() < 0.12:
+                to = (LOOP,)
+            elif dice.random() < 0.05:
+                to = (NOWHERE,)
+            sent = self._sent(f"m{n}", to, asks=dice.random() < 0.55)
+            self._begin(self._sends_at(dice.uniform(0, HEALED * 0.8), [sent]))
+            if dice.random() < 0.25:
+                self._begin(self._copies_at(dice.uniform(HEALED * 0.5, HEALED * 1.1), sent, receivers))
+        self.is_ordered = dice.random() < 0.4
+        if self.is_ordered:
+            to = (dice.choice(receivers).endpoint,)
+            line = [self._sent(f"o{n}", to, asks=False, ordered=True) for n in range(dice.randint(3, 5))]
+            self._begin(self._sends_at(dice.uniform(0, HEALED * 0.6), line))
+
+    def _sent(self, id: str, to: tuple[str, ...], *, asks: bool, ordered: bool = False) -> Sent:
+        dice, source = self.dice, self.sender.endpoint
+        expires = dice.uniform(1, 60) if dice.random() < 0.15 and not ordered else None
+        asynchronous = dice.random() < 0.5
+        sent = Sent(
+            id=id, header=f"h{id}", source=source, destinations=to, asks=asks, asynchronous=asynchronous,
+            body=message(id, source=source, to=to, event="ordered" if ordered else "e", asks=asks),
+            wait=dice.choice((None, 3.0, 10.0)) if not asynchronous else None, ordered=ordered,
+            expiry=None if expires is None else BEGIN + timedelta(seconds=expires), expiry_at=expires,
+        )  # fmt: skip
+        self.ledger.enter(sent)
+        return sent
+
+    async def _sends_at(self, at: float, line: list[Sent]) -> None:
+        await asyncio.sleep(at)
+        for sent in line:
+            await self.sender.send(sent)
+
+    async def _copies_at(self, at: float, sent: Sent, receivers: list[Party]) -> None:
+        await asyncio.sleep(at)
+        if sent.accepted is not None:
+            self.tell(f"a copy of {sent.id}")
+            sent.copies += 1
+            await self.sender.send(sent)
+
+    def _sends(self, source: str, host: str, request: Request) -> None:
+        """Promise 5, of expiry: what is worth nothing any more is not sent."""
+        if request.envelope.expirytime is not None and source[0] == "b":
+            over = (BEGIN + timedelta(seconds=self.loop.time()) - request.envelope.expirytime).total_seconds()
+            if over > self.skew + 0.1:
+                self.ledger.wrong(f"{source} sends to {host} what expired {over:.1f} s ago")
+
+    # -- what goes wrong
+
+    def _plan_faults(self) -> None:
+        dice, at = self.dice, self._at
+        self.skew = 0.0
+        severity = dice.choice((0.0, 0.3, 1.0))
+        if dice.random() < 0.7:
+            self.network.weather = Weather(
+                lost=dice.uniform(0, 0.15) * severity, reply_lost=dice.uniform(0, 0.2) * severity,
+                doubled=dice.uniform(0, 0.15) * severity, late=dice.uniform(0, 0.1) * severity,
+                latency=dice.choice((0.02, 0.02, 0.5)),
+            )  # fmt: skip
+        for _ in range(dice.choice((0, 1, 1, 2, 3))):
+            at(dice.uniform(0, HEALED), partial(self._dies, dice.choice(self.brokers), dice.randrange(60), dice.choice((0.5, 3, 15))))
+        for _ in range(dice.choice((0, 0, 1, 2))):
+            self._for_a_while(self._cut, *sorted(dice.sample([*self.network.hosts], 2)))
+        for _ in range(dice.choice((0, 0, 0, 1))):
+            self._for_a_while(self._disk, dice.choice(self.brokers), dice.choice(("is_full", "is_short", "is_slow")))
+        if dice.random() < 0.15:
+            self.skew = SKEW
+            at(dice.uniform(0, HEALED), partial(self._clock, dice.choice(self.brokers), dice.uniform(-SKEW, SKEW)))
+        at(HEALED, self._heal)
+
+    def _at(self, time: float, what: Callable[[], None]) -> None:
+        self.loop.call_at(time, what, context=self.network._nobody)
+
+    def _for_a_while(self, what: Callable[..., None], *which: object) -> None:
+        begin = self.dice.uniform(0, HEALED - 1)
+        self._at(begin, partial(what, *which, True))
+        self._at(min(begin + self.dice.uniform(0.5, 25), HEALED), partial(what, *which, False))
+
+    def _dies(self, broker: SimulatedBroker, fuse: int, down: float) -> None:
+        """At any await: so many steps of its from now."""
+        if broker.life is not None and broker.life.alive:
+            broker.down, broker.life.fuse = down, fuse
+
+    def _cut(self, one: str, other: str, is_cut: bool) -> None:
+        self.tell(f"the cable between {one} and {other} is {'cut' if is_cut else 'mended'}")
+        (self.network.cut.add if is_cut else self.network.cut.discard)(frozenset((one, other)))
+
+    def _disk(self, broker: SimulatedBroker, how: str, is_so: bool) -> None:
+        self.tell(f"the disk of {broker.name} {how}: {is_so}")
+        setattr(broker.disk, how, is_so)
+
+    def _clock(self, broker: SimulatedBroker, ahead: float) -> None:
+        self.tell(f"the clock of {broker.name} is set {ahead:+.1f} s")
+        broker.ahead = ahead
+
+    def _heal(self) -> None:
+        self.tell("all is healed")
+        self.network.weather, self.network.cut = CALM, set()
+        for broker in self.brokers:
+            broker.ahead = 0.0
+            broker.disk.is_full = broker.disk.is_short = broker.disk.is_slow = False
+            if broker.life is not None:
+                broker.life.fuse = None
+
+    # -- what is left
+
+    def run(self) -> Result:
+        for broker in self.brokers:
+            broker.start()
+        self.loop.run(HEALED + 1)
+        while self.loop.time() < LONGEST and not self._is_at_rest():
+            self.loop.run(self.loop.time() + LOOKS)
+        reading = self.loop.begin(None, self._read_mail())
+        self.loop.run(self.loop.time() + 1)
+        assert reading.done()
+        wrongs = check(self.ledger, self.brokers, may_repeat=self._may_repeat, is_ordered=self.is_ordered)
+        wrongs += self.loop.failures + CAUGHT
+        CAUGHT.clear()
+        self.loop.end()
+        return Result(
+            self.seed, wrongs, [f"{at:9.3f}  {text}" for at, text in self.history],
+            messages=len(self.ledger.messages), deaths=sum(broker.deaths for broker in self.brokers),
+            accepted=sum(sent.accepted is not None for sent in self.ledger.messages.values()), time=self.loop.time(),
+        )  # fmt: skip
+
+    def _is_at_rest(self) -> bool:
+        return not self.world.busy and not self.network.open and all(broker.is_at_rest() for broker in self.brokers)
+
+    async def _read_mail(self) -> None:
+        by_name = {party.endpoint: party for party in self.parties}
+        for broker in self.brokers:
+            for name, bodies in await broker.mail():
+                if name in by_name:
+                    await by_name[name].read_mail(bodies)
+
+    def _may_repeat(self, sent: Sent, to: str) -> int:
+        """How often a receiver may have had a message again: crashes, lost ends of attempts, copies that were asked for."""
+        host = next((party.name for party in self.parties if party.endpoint == to), "")
+        copies, home = self.network.copies, self.sender.home
+        own = copies[host, sent.body] + copies[home, sent.body] + sent.copies
+        return own + sum(broker.deaths + broker.disk.failures for broker in self.brokers)
+
+
+def simulate(seed: int) -> Result:
+    return Simulation(seed).run()

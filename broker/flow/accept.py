@@ -15,7 +15,7 @@ import msgspec
 import structlog
 
 from broker.core.answer import Answer, AnswerKind, Receipt
-from broker.core.answering import caller_waits, wants_silence
+from broker.core.answering import answer_now, caller_waits, wants_silence
 from broker.core.delivery import State
 from broker.core.identity import quotable_ids
 from broker.core.outcome import NoRoute, RefusedByRule
@@ -322,7 +322,8 @@ class Accepting:
         added = await self._add(letter, new, copy.position)
         log.info("copy", id=receipt.message_id, channel=letter.arrival.channel, added=len(added))
         if letter.arrival.asked.asynchronous:
-            return Answer(kind=AnswerKind.ACCEPTED, receipt=receipt)
+            refused = await self._refused_before(receipt) if new.answers is None else None
+            return refused or Answer(kind=AnswerKind.ACCEPTED, receipt=receipt)
         return await self._join(letter, route, new, receipt)
 
     async def _under_used_ids(
@@ -351,6 +352,12 @@ class Accepting:
         )
         self._delivering.take(kept, new)
         return tuple(number for number in kept.numbers if number)
+
+    async def _refused_before(self, receipt: Receipt) -> Answer | None:
+        """The refusal of all of it: a caller may have been told, whose connection broke, and nobody else was."""
+        ends = [delivery.outcome for delivery in await self._store.deliveries(receipt.position)]
+        answer = answer_now(ends, listens_on=False, receipt=receipt)
+        return answer if answer is not None and answer.kind is AnswerKind.REFUSED else None
 
     async def _join(self, letter: Letter, route: Route, new: NewMessage, receipt: Receipt) -> Answer | Caller:
         """A copy gets the stored response, or waits for what is under way, as the first would have."""

@@ -190,6 +190,16 @@ async def test_asynchronous_copy_has_its_receipt_at_once(post: Post) -> None:
     assert (again.kind, again.receipt.duplicate) == (AnswerKind.ACCEPTED, True)
 
 
+async def test_copy_that_does_not_wait_hears_the_refusal_that_its_first_may_have_missed(post: Post) -> None:
+    """A hop whose connection breaks while it waits asks again without waiting; the refusal was nobody else's to report."""
+    post.script.says("test://a/in", refusal())
+    first = await post.send(message())
+    again = await post.send(message(), asynchronous=True)
+    assert [(one.kind, one.status, one.body) for one in (first, again)] == [(AnswerKind.REFUSED, 422, b"{}")] * 2
+    assert await post.reports() == []
+    assert len(post.script.sent) == 1
+
+
 async def test_copy_for_a_further_destination_adds_that_delivery_alone(post: Post) -> None:
     both = message(to=(A, B))
     await post.send(both, envelope=Envelope(destination=(A,)))

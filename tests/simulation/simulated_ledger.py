@@ -33,6 +33,7 @@ class Sent:
     header: str
     body: bytes
     source: str  # endpoint
+    home: str  # its broker
     destinations: tuple[str, ...]
     asks: bool  # for a response
     asynchronous: bool
@@ -101,27 +102,29 @@ def check(
     brokers: Sequence[Broker],
     *,
     may_repeat: Callable[[Sent, str], int],
-    is_ordered: bool,
+    bounces: bool,
 ) -> list[str]:
-    """What of the promises does not hold; empty if all do."""
+    """What of the promises does not hold; empty if all do.
+
+    `bounces`: every broker knows the way to every source, so that a broker's report of a failure comes through.
+    """
     found = list(ledger.wrongs)
     for sent in ledger.messages.values():
         if sent.accepted is not None:
-            found += _kept(sent)
+            found += _kept(sent, bounces=bounces)
             if sent.asks:
                 found += _answered(sent)
         found += _once(sent, may_repeat)
         found += _responses(ledger, sent)
-    if is_ordered:
-        found += _order(ledger)
+    found += _order(ledger)
     for broker in brokers:
         found += _at_rest(broker)
     return found
 
 
-def _kept(sent: Sent) -> list[str]:
+def _kept(sent: Sent, *, bounces: bool) -> list[str]:
     """Promises 1 and 5: it has come to each destination, or its source knows that it has not."""
-    told = [one for one in sent.told() if one.what == "status" or one.text != DELIVERED_UNANSWERED]
+    told = [one for one in sent.told() if one.what == "status" or one.text != DELIVERED_UNANSWERED or not bounces]
     refusals = [one for one in told if one.what != "response"]
     missing = [to for to in sent.destinations if to not in sent.arrived and to not in sent.silent]
     if not missing or refusals or sent.responds is not None:

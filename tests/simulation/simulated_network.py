@@ -78,13 +78,17 @@ class Network:
     dice: Random
     weather: Weather
     tell: Callable[[str], None]  # the history
-    sends: Callable[[str, str, Request], None]  # told of every request that leaves
+    sends: Callable[[str, str, Request], None]  # told of every request that sets out
     hosts: dict[str, Host] = field(default_factory=dict)
     cut: set[frozenset[str]] = field(default_factory=set)
     copies: Counter[tuple[str, bytes]] = field(default_factory=Counter)  # by host and body: why it may come once more
     open: int = 0
     _exchanges: dict[Exchange, None] = field(default_factory=dict)
     _nobody: Context = field(default_factory=Context)  # packets outlive who sent them
+
+    def name_of(self, body: bytes) -> str:
+        """Of a message, for the history: its Bundle.id, which stands in front of its entries."""
+        return body[: body.find(b'"entry"')].partition(b'"id":"')[2].partition(b'"')[0].decode()
 
     def is_cut(self, one: str, other: str) -> bool:
         return frozenset((one, other)) in self.cut
@@ -97,13 +101,15 @@ class Network:
     async def exchange(self, source: str, address: str, request: Request, *, connect: float, answer: float) -> Reply:
         """Raises NoAnswer; its `left` says whether the request may have arrived."""
         host = self.hosts[address.split("/")[2]]
+        self.sends(source, host.name, request)
         if self.is_cut(source, host.name):
             await asyncio.sleep(connect)
             raise NoAnswer("no connection", left=False)
         await asyncio.sleep(self.dice.uniform(0.0005, self.weather.latency))
         if not host.is_up:
             raise NoAnswer("connection refused", left=False)
-        self.sends(source, host.name, request)
+        name = self.name_of(request.body)
+        self.tell(f"{source} > {host.name}: {name}{'' if request.asynchronous else ', and waits'}")
         exchange = Exchange(source, host, self.loop.create_future())
         self._exchanges[exchange] = None
         self._send(exchange, request)
@@ -116,14 +122,17 @@ class Network:
             async with asyncio.timeout(answer):
                 reply = await exchange.answer
         except TimeoutError:
+            self.tell(f"{source} < {host.name}: no answer to {name}")
             self.copies[host.name, request.body] += 1
             raise NoAnswer("no answer in time", left=True) from None
-        except NoAnswer:
+        except NoAnswer as failure:
+            self.tell(f"{source} < {host.name}: {failure}, {name}")
             self.copies[host.name, request.body] += 1
             raise
         finally:
             self._exchanges.pop(exchange, None)
             self._hang_up(exchange)
+        self.tell(f"{source} < {host.name}: {reply.status} to {name}")
         if not 200 <= reply.status < 300:
             self.copies[host.name, request.body] += 1
         return reply

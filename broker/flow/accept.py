@@ -322,6 +322,7 @@ class Accepting:
         added = await self._add(letter, new, copy.position)
         log.info("copy", id=receipt.message_id, channel=letter.arrival.channel, added=len(added))
         if letter.arrival.asked.asynchronous:
+            self._callers.share(copy.position)
             refused = await self._refused_before(receipt) if new.answers is None else None
             return refused or Answer(kind=AnswerKind.ACCEPTED, receipt=receipt)
         return await self._join(letter, route, new, receipt)

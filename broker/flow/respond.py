@@ -216,7 +216,7 @@ class Responding:
         response: Message | None = None,
     ) -> tuple[NewDelivery, ...]:
         """The delivery of a response (or report) to who sent `request`; `position` where a caller may wait for it."""
-        if position is not None and self._callers.waits(position):
+        if position is not None and self._callers.waits_alone(position):
             return (self._to(CALLER, request, now, policy, state=State.DONE),)
         address, found = self._address_back(request)
         if drop or address is None:

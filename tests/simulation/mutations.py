@@ -36,7 +36,9 @@ def settle_before_send() -> None:
 
 
 def acknowledge_before_sync() -> None:
-    async def kept_in_memory(self: Accepting, _letter: Any, new: Any, _route: Any, _caller: Caller | None) -> Kept | Copy:
+    async def kept_in_memory(
+        self: Accepting, _letter: Any, new: Any, _route: Any, _caller: Caller | None
+    ) -> Kept | Copy:
         known, _on_disk = self._store.accept_early(new)
         return await known
 

@@ -92,6 +92,7 @@ class SimulatedBroker:
         self.ahead = 0.0  # seconds, of the machine's clock
         self.deaths = 0
         self.down = 0.0  # seconds that it stays down when it dies next
+        self._doom: tuple[int, int, float] | None = None
         self._past: list[object] = []  # of lives that ended: nothing of it is cleaned up while the simulation runs
         network.hosts[name] = self
 
@@ -126,6 +127,21 @@ class SimulatedBroker:
         self._past.append((self.flow, self.store) if hasattr(self, "flow") else None)
         self._network.killed(self.name)
         self._loop.call_later(self.down, self._start_again, context=self._network._nobody)
+
+    def dies_in(self, steps: int, down: float) -> None:
+        """At any await: so many callbacks of its from now."""
+        self.down = down
+        if self.life is not None and self.life.alive:
+            self.life.fuse = steps
+
+    def dies_taking(self, number: int, steps: int, down: float) -> None:
+        """So many callbacks after so many requests have come in."""
+        self._doom = (number, steps, down)
+
+    def dies_never(self) -> None:
+        self._doom = None
+        if self.life is not None:
+            self.life.fuse = None
 
     def _start_again(self) -> None:
         self._tell(f"{self.name} starts again")
@@ -177,6 +193,11 @@ class SimulatedBroker:
     # -- the way in
 
     async def serve(self, request: Request, peer: str) -> Reply:
+        if self._doom is not None:
+            number, steps, down = self._doom
+            self._doom = (number - 1, steps, down) if number > 1 else None
+            if self._doom is None:
+                self.dies_in(steps, down)
         asked = Asked(
             asynchronous=request.asynchronous,
             wait=None if request.wait is None else timedelta(seconds=request.wait),

@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable
 from contextvars import Context
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Protocol
 
@@ -116,7 +116,8 @@ class Network:
         if self.dice.random() < self.weather.doubled:
             self.copies[host.name, request.body] += 1
             self.tell(f"the network doubles {source} > {host.name}")
-            self._send(Exchange(source, host, None), request)
+            # by somebody between who asks again, and does not stay for the answer
+            self._send(Exchange(source, host, None), replace(request, asynchronous=True, wait=None))
         assert exchange.answer is not None
         try:
             async with asyncio.timeout(answer):
@@ -154,6 +155,8 @@ class Network:
             return
         exchange.serving = self.loop.begin(host.life, host.serve(request, exchange.source))
         exchange.serving.add_done_callback(lambda done: self._served(exchange, done), context=self._nobody)
+        if exchange.answer is not None and exchange not in self._exchanges:
+            self._hang_up(exchange)  # it was late, and who asked has gone
 
     def _served(self, exchange: Exchange, done: asyncio.Task[Reply]) -> None:
         if exchange.answer is None or exchange.answer.done() or done.cancelled():

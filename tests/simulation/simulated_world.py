@@ -26,7 +26,10 @@ from broker.flow import deliver, lane, sweep
 HEALED = 50.0  # seconds: from then on nothing goes wrong any more
 LONGEST = 1200.0  # seconds until everything must have ended
 LOOKS = 5.0  # seconds between looks whether it has
-LOOP, NOWHERE = "urn:oid:9.1", "urn:oid:9.2"  # a name that the directories lead in a circle; one known only to the first
+LOOP, NOWHERE = (
+    "urn:oid:9.1",
+    "urn:oid:9.2",
+)  # a name that the directories lead in a circle; one known only to the first
 SKEW = 25.0  # seconds that a clock is set wrong, at most
 
 MANNERS = (
@@ -117,7 +120,9 @@ class Simulation:
         if dice.random() < 0.5:
             homes[1] = homes[0]  # two behind one gateway
         self.sender_home = dice.choice([n for n in range(count) if n != homes[0]])
-        self.knows_sources = knows_sources = dice.random() < 0.7  # else an answer finds back by the brokers that its request passed
+        self.knows_sources = knows_sources = (
+            dice.random() < 0.7
+        )  # else an answer finds back by the brokers that its request passed
         manners = [dice.choice(MANNERS) for _ in homes]
         parties = [(f"p{n}", f"urn:oid:2.{home}.{n}", home, manner, dice.random() < 0.15)
                    for n, (home, manner) in enumerate(zip(homes, manners, strict=True))]  # fmt: skip
@@ -245,7 +250,11 @@ class Simulation:
                 latency=dice.choice((0.02, 0.02, 0.5)),
             )  # fmt: skip
         for _ in range(dice.choice((0, 1, 1, 2, 3))):
-            at(dice.uniform(0, HEALED), partial(self._dies, dice.choice(self.brokers), dice.randrange(60), dice.choice((0.5, 3, 15))))
+            broker, fuse, down = dice.choice(self.brokers), dice.randrange(60), dice.choice((0.5, 3, 15))
+            if dice.random() < 0.5:  # in the midst of taking something in
+                broker.dies_taking(dice.randint(1, 6), fuse, down)
+            else:
+                at(dice.uniform(0, HEALED), partial(broker.dies_in, fuse, down))
         for _ in range(dice.choice((0, 0, 1, 2))):
             self._for_a_while(self._cut, *sorted(dice.sample([*self.network.hosts], 2)))
         for _ in range(dice.choice((0, 0, 0, 1))):
@@ -262,11 +271,6 @@ class Simulation:
         begin = self.dice.uniform(0, HEALED - 1)
         self._at(begin, partial(what, *which, True))
         self._at(min(begin + self.dice.uniform(0.5, 25), HEALED), partial(what, *which, False))
-
-    def _dies(self, broker: SimulatedBroker, fuse: int, down: float) -> None:
-        """At any await: so many steps of its from now."""
-        if broker.life is not None and broker.life.alive:
-            broker.down, broker.life.fuse = down, fuse
 
     def _cut(self, one: str, other: str, is_cut: bool) -> None:
         self.tell(f"the cable between {one} and {other} is {'cut' if is_cut else 'mended'}")
@@ -286,8 +290,7 @@ class Simulation:
         for broker in self.brokers:
             broker.ahead = 0.0
             broker.disk.is_full = broker.disk.is_short = broker.disk.is_slow = False
-            if broker.life is not None:
-                broker.life.fuse = None
+            broker.dies_never()
 
     # -- what is left
 

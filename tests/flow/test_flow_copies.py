@@ -191,7 +191,7 @@ async def test_asynchronous_copy_has_its_receipt_at_once(post: Post) -> None:
 
 
 async def test_copy_that_does_not_wait_hears_the_refusal_that_its_first_may_have_missed(post: Post) -> None:
-    """A hop whose connection breaks while it waits asks again without waiting; the refusal was nobody else's to report."""
+    """A hop whose connection breaks while it waits asks again and does not; the refusal was nobody else's to report."""
     post.script.says("test://a/in", refusal())
     first = await post.send(message())
     again = await post.send(message(), asynchronous=True)

@@ -1,4 +1,4 @@
-"""Rules that are broken on purpose, each in one place of the real code: the simulation has to find every one of them."""
+"""Rules that are broken on purpose, each in one place of the real code: the simulation has to find every one."""
 
 from __future__ import annotations
 

@@ -129,8 +129,8 @@ def _kept(sent: Sent, *, bounces: bool) -> list[str]:
     missing = [to for to in sent.destinations if to not in sent.arrived and to not in sent.silent]
     if not missing or refusals or sent.responds is not None:
         return []  # a response that cannot come is nobody's to report
-    return [f"promise 1: {sent.id} was accepted at {sent.accepted:.3f}, never came to {' '.join(missing)},"
-            " and its source was not told"]  # fmt: skip
+    where = " ".join(missing)
+    return [f"promise 1: {sent.id}, accepted at {sent.accepted:.3f}, never came to {where}; its source was not told"]
 
 
 def _answered(sent: Sent) -> list[str]:

@@ -1,4 +1,4 @@
-"""A network that loses, doubles and delays, between hosts that may be gone: one exchange is a question and its answer."""
+"""A network that loses, doubles and delays, between hosts that may be gone."""
 
 from __future__ import annotations
 

@@ -139,8 +139,8 @@ class Party:
             id, source=self.endpoint, to=to, event="e", asks=False, responds=sent.header, code=code
         )  # fmt: skip
         response = Sent(
-            home=self.home, id=id, header=f"h{id}", body=body, source=self.endpoint, destinations=to, asks=False, asynchronous=True,
-            wait=None, ordered=False, expiry=None, expiry_at=None, responds=sent.id, code=code,
+            home=self.home, id=id, header=f"h{id}", body=body, source=self.endpoint, destinations=to, asks=False,
+            asynchronous=True, wait=None, ordered=False, expiry=None, expiry_at=None, responds=sent.id, code=code,
         )  # fmt: skip
         self._world.ledger.enter(response)
         return response

@@ -19,7 +19,7 @@ from simulated_loop import SimulatedLoop
 from simulated_network import CALM, Network, Request, Weather
 from simulated_party import Manner, Party, World, message
 
-from broker.core.policy import DEFAULT, LanePolicy, Match, Order, Policy, Retry, Rule, Sync
+from broker.core.policy import LanePolicy, Match, Order, Policy, Retry, Rule, Sync
 from broker.core.rules import RuleSet
 from broker.flow import deliver, lane, sweep
 
@@ -209,9 +209,10 @@ class Simulation:
         dice, source = self.dice, self.sender.endpoint
         expires = dice.uniform(1, 60) if dice.random() < 0.15 and not ordered else None
         asynchronous = dice.random() < 0.5
+        event = "ordered" if ordered else dice.choice(("e", "e", "urgent"))
         sent = Sent(
-            home=self.sender.home, id=id, header=f"h{id}", source=source, destinations=to, asks=asks, asynchronous=asynchronous,
-            body=message(id, source=source, to=to, event="ordered" if ordered else dice.choice(("e", "e", "urgent")), asks=asks),
+            home=self.sender.home, id=id, header=f"h{id}", source=source, destinations=to, asks=asks,
+            asynchronous=asynchronous, body=message(id, source=source, to=to, event=event, asks=asks),
             wait=dice.choice((None, 3.0, 10.0)) if not asynchronous else None, ordered=ordered,
             expiry=None if expires is None else BEGIN + timedelta(seconds=expires), expiry_at=expires,
         )  # fmt: skip
@@ -324,7 +325,7 @@ class Simulation:
                     await by_name[name].read_mail(bodies)
 
     def _may_repeat(self, sent: Sent, to: str) -> int:
-        """How often a receiver may have had a message again: crashes, lost ends of attempts, copies that were asked for."""
+        """How often a receiver may have had a message again: crashes, lost ends of attempts, wanted copies."""
         host = next((party.name for party in self.parties if party.endpoint == to), "")
         copies, home = self.network.copies, sent.home
         own = copies[host, sent.body] + copies[home, sent.body] + sent.copies

@@ -321,10 +321,9 @@ class Accepting:
         await self._copies.remember(letter, copy.position, note, self._here.now())
         added = await self._add(letter, new, copy.position)
         log.info("copy", id=receipt.message_id, channel=letter.arrival.channel, added=len(added))
-        if letter.arrival.asked.asynchronous:
-            self._callers.share(copy.position)
-            refused = await self._refused_before(receipt) if new.answers is None else None
-            return refused or Answer(kind=AnswerKind.ACCEPTED, receipt=receipt)
+        asked = letter.arrival.asked
+        if asked.asynchronous:
+            return await self._without_waiting(new, receipt, listens=asked.reply_to is not None)
         return await self._join(letter, route, new, receipt)
 
     async def _under_used_ids(
@@ -354,11 +353,17 @@ class Accepting:
         self._delivering.take(kept, new)
         return tuple(number for number in kept.numbers if number)
 
-    async def _refused_before(self, receipt: Receipt) -> Answer | None:
-        """The refusal of all of it: a caller may have been told, whose connection broke, and nobody else was."""
-        ends = [delivery.outcome for delivery in await self._store.deliveries(receipt.position)]
-        answer = answer_now(ends, listens_on=False, receipt=receipt)
-        return answer if answer is not None and answer.kind is AnswerKind.REFUSED else None
+    async def _without_waiting(self, new: NewMessage, receipt: Receipt, *, listens: bool) -> Answer:
+        """A copy whose sender does not wait; `listens`: its channel sends the answer to where that one listens."""
+        self._callers.share(receipt.position)
+        known = await self._responding.stored_response(receipt) if listens else None
+        if known is None and new.answers is None:
+            # a caller may have been told that all of it was refused, whose connection broke, and nobody else was
+            ends = [delivery.outcome for delivery in await self._store.deliveries(receipt.position)]
+            known = answer_now(ends, listens_on=False, receipt=receipt)
+        if known is not None and known.kind in (AnswerKind.RESPONSE, AnswerKind.REFUSED):
+            return known
+        return Answer(kind=AnswerKind.ACCEPTED, receipt=receipt)
 
     async def _join(self, letter: Letter, route: Route, new: NewMessage, receipt: Receipt) -> Answer | Caller:
         """A copy gets the stored response, or waits for what is under way, as the first would have."""

@@ -6,8 +6,6 @@ is its own also behind a gateway.
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 
@@ -21,13 +19,13 @@ from broker.flow.agenda import Agenda
 from broker.flow.loads import Loads
 from broker.flow.queue import Parcel, Queue
 from broker.flow.ready import LOW, READY, Ready
+from broker.flow.workers import Workers
 
 log = structlog.get_logger("broker.lane")
 
 AT_ONCE = 64  # destinations that the store is asked for at once
 ALL = 0  # in place of a number; those of deliveries begin at 1
 CLAIMED_FOR = timedelta(seconds=10)  # what the store handed out is not due again before; a crash costs that delay
-IDLE = 5.0  # seconds that a worker stays for the next parcel before it ends
 
 
 class Lane:
@@ -51,7 +49,10 @@ class Lane:
         self.under_way: dict[int, set[int]] = {}  # position: numbers
         self.peer = ALL_WELL
         self.hold: Hold | None = None  # while an operator lets nothing go
-        self.ready = Ready(loads, freed=self._wake_worker)
+        self.ready = Ready(loads, freed=self._there_is_room)
+        self.workers = Workers(
+            f"lane {name}", ready=self.ready, carry=self._carry, start=start, more=self._ask_for_more
+        )
         self.ready.concurrent = self.policy.concurrent
         self._agenda = Agenda()
         self._is_shut = False  # held, or the broker stops: nothing is begun
@@ -59,23 +60,18 @@ class Lane:
         self._reason = ""
         self._now = now
         self._attempt = attempt
-        self._start = start
         self._more = more  # asks for what the store has
         self._rests = rests  # told of a destination that waits and is left alone
         self._ill: set[Queue] = set()  # whose health is not well
         self._probes = 0  # of them and of those that are ready: sent although the peer is left alone
         self._probing: set[str] = set()  # destinations that the store is being asked for in order to probe
         self._kept_out = False  # something may be due that there was no room for
-        self._workers = 0
-        self._woken = 0  # workers that have been called and are not at work yet
-        self._idle: deque[asyncio.Future[None]] = deque()
-        self._next_slot = 0.0  # loop time from which the rate allows an attempt
 
     def under(self, policy: LanePolicy) -> None:
         """The newest message's word on how this lane is run."""
         if policy is not self.policy:
             self.policy = policy
-            self.ready.concurrent = policy.concurrent
+            self.ready.concurrent, self.workers.rate = policy.concurrent, policy.rate
 
     # -- what comes in
 
@@ -103,7 +99,7 @@ class Lane:
         self.known.update([(parcel.position, delivery.number) for delivery in parcel.deliveries])
         self.ready.put(parcel, queue)
         if queue.under_way < self.ready.allowed:
-            self._wake_worker()
+            self.workers.wake()
 
     def _takes(self, queue: Queue) -> bool:
         """Whether something for this destination may set out at once."""
@@ -140,68 +136,17 @@ class Lane:
                     parcel.deliveries.remove(delivery)
                     self.known.discard((position, delivery.number))
 
-    # -- who works
+    # -- what sets out
 
-    def _wake_worker(self) -> None:
-        while self._idle:
-            future = self._idle.popleft()
-            if not future.done():
-                self._woken += 1
-                future.set_result(None)
-                return
-        if self._workers < self.policy.concurrent:
-            self._workers += 1
-            self._woken += 1
-            self._start(self._work(), f"lane {self.name}")
+    def _there_is_room(self) -> None:
+        self.workers.wake()
 
-    async def _work(self) -> None:
-        self._woken -= 1
-        try:
-            while True:
-                if self.ready.count and self.policy.rate > 0:
-                    await self._pace()
-                parcel = self.ready.pick()
-                if parcel is None:
-                    if not await self._rest():
-                        break
-                    continue
-                if self.ready.count:
-                    self._others(parcel)
-                await self._one(parcel)
-        finally:
-            self._workers -= 1
-        if self.ready.may_go_on():  # it ended while something came in
-            self._wake_worker()
-
-    def _others(self, parcel: Parcel) -> None:
-        """While one worker goes, another may find something that it may take, and there is room for more."""
-        if not self._woken and self.ready.may_go_on(but=parcel.queue):
-            self._wake_worker()
+    def _ask_for_more(self) -> None:
+        """There may be room again for what had to stay in the store."""
         if self._kept_out and not self.ready.is_full and self.ask_again(self._now()):
             self._more(self)
 
-    async def _rest(self) -> bool:
-        """Waits for work; False when none came for a while."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._idle.append(future)
-        try:
-            async with asyncio.timeout(IDLE):
-                await future
-        except TimeoutError:
-            if future.done() and not future.cancelled():
-                self._woken -= 1
-            return self.ready.may_go_on()
-        self._woken -= 1
-        return True
-
-    async def _pace(self) -> None:
-        clock = asyncio.get_running_loop().time
-        slot = max(self._next_slot, clock())
-        self._next_slot = slot + 1 / self.policy.rate
-        if slot > clock():
-            await asyncio.sleep(slot - clock())
-
-    async def _one(self, parcel: Parcel) -> None:
+    async def _carry(self, parcel: Parcel) -> None:
         queue = parcel.queue
         if parcel.deliveries:
             numbers = {delivery.number for delivery in parcel.deliveries}

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
-from e2e_daemon import Daemon
-from e2e_receiver import HttpReceiver
-
-StartDaemon = Callable[..., Awaitable[Daemon]]
-OpenReceiver = Callable[[], Awaitable[HttpReceiver]]
+from e2e_daemon import Daemon, StartDaemon
+from e2e_receiver import HttpReceiver, OpenReceiver
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -143,3 +143,6 @@ class Daemon:
     def memory(self) -> int:
         """Resident bytes."""
         return int(psutil.Process(self.process.pid).memory_info().rss)
+
+
+StartDaemon = Callable[..., Awaitable[Daemon]]  # what the fixture `daemon` does

@@ -102,3 +102,6 @@ class HttpReceiver:
     async def until_count(self, count: int, within: float = 20.0) -> list[Got]:
         await self.until(lambda: len(self.got) >= count, within)
         return self.got
+
+
+OpenReceiver = Callable[[], Awaitable[HttpReceiver]]  # what the fixture `receiver` does

@@ -9,10 +9,10 @@ from typing import Any
 
 import aiohttp
 import pytest
-from conftest import OpenReceiver
 from e2e_backlog import multiply, waiting
 from e2e_daemon import Daemon
 from e2e_messages import SOUTH, ask, eventually, message, send
+from e2e_receiver import OpenReceiver
 
 WEST = "urn:oid:2.999.2.3"
 DEAD = "http://127.0.0.1:9/fhir/$process-message"

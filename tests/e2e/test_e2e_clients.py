@@ -10,10 +10,9 @@ from typing import Any
 import fhirpy
 import orjson
 import pytest
-from conftest import OpenReceiver, StartDaemon
-from e2e_daemon import ROOT, Daemon
+from e2e_daemon import ROOT, Daemon, StartDaemon
 from e2e_messages import SOUTH, message, response_to
-from e2e_receiver import Reply
+from e2e_receiver import OpenReceiver, Reply
 from fhirpy.base.exceptions import OperationOutcome
 
 HELD = "urn:oid:2.999.2.3"

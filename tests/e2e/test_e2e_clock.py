@@ -7,10 +7,9 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from conftest import OpenReceiver
 from e2e_daemon import Daemon
 from e2e_messages import NORTH, SOUTH, ask, eventually, message, send
-from e2e_receiver import Reply
+from e2e_receiver import OpenReceiver, Reply
 
 from broker.app import Broker
 from broker.config import load

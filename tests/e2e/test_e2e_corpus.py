@@ -11,8 +11,9 @@ from urllib.parse import quote
 
 import aiohttp
 import pytest
-from conftest import OpenReceiver, StartDaemon
+from e2e_daemon import StartDaemon
 from e2e_messages import CORPUS, FHIR_JSON, FHIR_XML, SOUTH, Said, ask, problem_ids, send
+from e2e_receiver import OpenReceiver
 
 MESSAGES = sorted(path for path in (CORPUS / "messages").rglob("*") if path.is_file())
 INVALID = sorted(path for path in (CORPUS / "invalid").rglob("*") if path.is_file())

@@ -11,10 +11,9 @@ from typing import Any
 
 import aiohttp
 import pytest
-from conftest import OpenReceiver, StartDaemon
-from e2e_daemon import Daemon
+from e2e_daemon import Daemon, StartDaemon
 from e2e_messages import NORTH, SOUTH, ask, eventually, message, problem_ids, response_to, send
-from e2e_receiver import HttpReceiver, Reply
+from e2e_receiver import HttpReceiver, OpenReceiver, Reply
 
 
 @pytest.fixture(scope="module")

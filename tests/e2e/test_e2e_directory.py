@@ -8,10 +8,9 @@ from typing import Any
 
 import aiohttp
 import orjson
-from conftest import OpenReceiver, StartDaemon
-from e2e_daemon import Daemon
+from e2e_daemon import Daemon, StartDaemon
 from e2e_messages import FHIR_JSON, NORTH, SOUTH, ask, eventually, message, problem_ids, response_to, send
-from e2e_receiver import HttpReceiver, Reply
+from e2e_receiver import HttpReceiver, OpenReceiver, Reply
 from fhir_directory import FhirDirectory, always, endpoint, organization
 
 QUICK = {"retry": {"first": "200ms", "max": "500ms"}, "lane": {"probe": "300ms", "connect": "1s"}}

@@ -14,10 +14,9 @@ from uuid import uuid4
 
 import aiohttp
 import pytest
-from conftest import OpenReceiver
 from e2e_daemon import Daemon
 from e2e_messages import SOUTH, Said, ask, eventually, message, problem_ids, send
-from e2e_receiver import HttpReceiver, Reply
+from e2e_receiver import HttpReceiver, OpenReceiver, Reply
 
 MIB = 1 << 20
 DISK = 200 * MIB

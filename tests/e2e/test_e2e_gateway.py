@@ -7,9 +7,9 @@ import itertools
 import time
 
 import aiohttp
-from conftest import OpenReceiver, StartDaemon
+from e2e_daemon import StartDaemon
 from e2e_messages import message, send
-from e2e_receiver import CUSTODY, Got, Reply
+from e2e_receiver import CUSTODY, Got, OpenReceiver, Reply
 
 ENDS = {name: f"urn:oid:2.999.3.{number}" for number, name in enumerate(("dead", "slow", "flap", "refuse", "well"))}
 SICK = [name for name in ENDS if name != "well"]

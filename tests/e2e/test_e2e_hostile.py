@@ -11,10 +11,9 @@ from collections.abc import AsyncIterator
 import aiohttp
 import orjson
 import pytest
-from conftest import OpenReceiver, StartDaemon
-from e2e_daemon import Daemon
+from e2e_daemon import Daemon, StartDaemon
 from e2e_messages import FHIR_JSON, SOUTH, Said, ask, message, problem_ids, send
-from e2e_receiver import HttpReceiver
+from e2e_receiver import HttpReceiver, OpenReceiver
 
 GROWTH = 64 << 20  # bytes that the process may keep of all this: what an allocator holds back, not what was sent
 PATH = "/fhir/$process-message"

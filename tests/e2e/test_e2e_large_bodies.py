@@ -11,10 +11,9 @@ from http.client import HTTPConnection
 
 import aiohttp
 import pytest
-from conftest import OpenReceiver, StartDaemon
-from e2e_daemon import Daemon
+from e2e_daemon import Daemon, StartDaemon
 from e2e_messages import FHIR_JSON, SOUTH, ask, eventually, message, problem_ids, send
-from e2e_receiver import HttpReceiver
+from e2e_receiver import HttpReceiver, OpenReceiver
 
 MIB = 1 << 20
 LIMIT = 32 * MIB

@@ -8,10 +8,9 @@ from collections.abc import AsyncIterator, Callable
 
 import aiohttp
 import pytest
-from conftest import OpenReceiver, StartDaemon
-from e2e_daemon import free_port
+from e2e_daemon import StartDaemon, free_port
 from e2e_messages import eventually, message, send
-from e2e_receiver import CUSTODY, Got, Reply
+from e2e_receiver import CUSTODY, Got, OpenReceiver, Reply
 
 NAMES = ("well", "dead", "slow", "flap", "refuse")
 SICK = NAMES[1:]

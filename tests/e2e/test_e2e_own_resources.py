@@ -10,10 +10,9 @@ from urllib.parse import quote
 
 import aiohttp
 import pytest
-from conftest import OpenReceiver, StartDaemon
-from e2e_daemon import ROOT, Daemon
+from e2e_daemon import ROOT, Daemon, StartDaemon
 from e2e_messages import FHIR_XML, NORTH, SOUTH, Said, ask, eventually, message, outcome, send
-from e2e_receiver import HttpReceiver, Reply
+from e2e_receiver import HttpReceiver, OpenReceiver, Reply
 
 # fhir.resources has R4 as R4B: for what we write of it the two are the same.
 PACKAGES = {"": "R4B.", "/R4": "R4B.", "/R4B": "R4B.", "/R5": ""}

@@ -9,8 +9,7 @@ from typing import Any
 
 import aiohttp
 import orjson
-from conftest import OpenReceiver, StartDaemon
-from e2e_daemon import Daemon
+from e2e_daemon import Daemon, StartDaemon
 from e2e_messages import (
     FHIR_JSON,
     NORTH,
@@ -24,7 +23,7 @@ from e2e_messages import (
     response_to,
     send,
 )
-from e2e_receiver import Got, HttpReceiver, Reply
+from e2e_receiver import Got, HttpReceiver, OpenReceiver, Reply
 
 QUICK = {"retry": {"first": "200ms", "max": "500ms"}, "lane": {"probe": "300ms"}}
 

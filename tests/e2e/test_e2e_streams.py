@@ -12,10 +12,9 @@ from typing import Any
 
 import aiohttp
 import pytest
-from conftest import OpenReceiver
 from e2e_daemon import Daemon
 from e2e_messages import NORTH, SOUTH, ask, eventually, message, outcome, send
-from e2e_receiver import CUSTODY, Got, HttpReceiver, Reply
+from e2e_receiver import CUSTODY, Got, HttpReceiver, OpenReceiver, Reply
 
 LAST = 500
 REFUSED, BUSY, HANGS = 50, 120, 200  # how the receiver answers these

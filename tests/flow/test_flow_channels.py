@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
+
 import pytest
 from flow_post import A, B, D, Opened, Post, answered_with, message, policy, refusal, response
 
 from broker.channel import Happening, Late, LateReport
+from broker.core.answer import AnswerKind
 from broker.core.delivery import AnswerState, State
+from broker.core.message import digest_text
 from broker.core.outcome import Gone, StoreUnavailable
 from broker.core.policy import DEFAULT
 from broker.store import Cutoffs, StoreError
@@ -45,6 +49,16 @@ async def test_report_quotes_the_reference(post: Post) -> None:
     await post.send(message(), asynchronous=True, reply_to=REPLIES, reference="corr-9")
     await post.rest()
     assert [one.in_reply_to for one in post.script.to(REPLIES)] == ["corr-9"]
+
+
+async def test_copy_of_an_answered_request_gets_the_response_for_its_own_reply_address(post: Post) -> None:
+    """Its sender may listen elsewhere by now: the first reply address may have gone with its connection."""
+    post.script.says("test://a/in", answered_with(response()))
+    first = await post.send(message(), asynchronous=True, reply_to=REPLIES)
+    await post.rest()
+    again = await post.send(message(), asynchronous=True, reply_to=f"{REPLIES}2")
+    assert (first.kind, again.kind, again.body) == (AnswerKind.ACCEPTED, AnswerKind.RESPONSE, response())
+    assert (await post.send(message(), asynchronous=True)).kind is AnswerKind.ACCEPTED
 
 
 async def test_receivers_of_who_does_not_listen_are_asked_to_answer_later(post: Post) -> None:
@@ -117,6 +131,7 @@ async def test_channel_reads_a_mailbox_with_the_envelope_of_each_message(post: P
     assert [(mail.body, mail.envelope.id) for mail in page.mail] == [
         (message(f"b{n}", f"m{n}", to=(D,)), f"b{n}") for n in (1, 2)
     ]
+    assert all(mail.envelope.digest == digest_text(sha256(mail.body).digest()) for mail in page.mail)
     assert page.more
     assert len((await post.mailboxes.read(D, page.reached, 2)).mail) == 1
 

@@ -14,7 +14,7 @@ from broker.core.delivery import State
 from broker.core.envelope import Envelope
 from broker.core.policy import Match, Policy, Rule
 from broker.flow import lane as lanes
-from broker.flow import ready
+from broker.flow import ready, workers
 
 GATE = {A: "test://gate/a", B: "test://gate/b", C: "test://gate/c", SENDER: "mailbox:"}
 LANE = "test://gate"
@@ -94,13 +94,13 @@ async def test_place_that_becomes_free_is_used_though_nobody_new_comes(opened: O
 
 
 async def test_workers_that_have_gone_home_are_called_again(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lanes, "IDLE", 0)
+    monkeypatch.setattr(workers, "IDLE", 0)
     post = await gateway(opened, concurrent=8)
     post.script.holds("test://gate/a")
     await sends(post, A, 20)
     lane = post.delivering.lanes[LANE]
     await post.rest()
-    assert lane._workers == 6
+    assert lane.workers.count == 6
     await sends(post, B, 2)
     assert count(post)["b"] == 2
 

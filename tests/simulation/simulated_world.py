@@ -21,7 +21,7 @@ from simulated_party import Manner, Party, World, message
 
 from broker.core.policy import LanePolicy, Match, Order, Policy, Retry, Rule, Sync
 from broker.core.rules import RuleSet
-from broker.flow import deliver, lane, sweep
+from broker.flow import deliver, sweep
 
 HEALED = 50.0  # seconds: from then on nothing goes wrong any more
 LONGEST = 1200.0  # seconds until everything must have ended
@@ -63,7 +63,6 @@ def prepare() -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40), processors=[_catch])
     deliver.TICK = 20.0
     sweep.EVERY = 3.0
-    lane.IDLE = 2.0
 
 
 class Simulation:

@@ -13,10 +13,9 @@ from urllib.parse import quote
 
 import aiohttp
 import pytest
-from conftest import OpenReceiver
 from e2e_daemon import Daemon
 from e2e_messages import FHIR_JSON, SOUTH, Said, ask, message, response_to
-from e2e_receiver import CUSTODY, Got, HttpReceiver, Reply
+from e2e_receiver import CUSTODY, Got, HttpReceiver, OpenReceiver, Reply
 
 ROUNDS = int(os.environ.get("CRASH_ROUNDS", "50"))
 SEED = int(os.environ.get("CRASH_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 32)

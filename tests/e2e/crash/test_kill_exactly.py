@@ -10,10 +10,9 @@ from typing import Any
 import aiohttp
 import orjson
 import pytest
-from conftest import OpenReceiver
 from e2e_daemon import ROOT, Daemon
 from e2e_messages import NORTH, SOUTH, ask, eventually, message, response_to, send
-from e2e_receiver import Got, HttpReceiver, Reply
+from e2e_receiver import Got, HttpReceiver, OpenReceiver, Reply
 
 STARTER = Path(__file__).with_name("kill_at.py")
 

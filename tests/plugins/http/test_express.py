@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import pytest
-from conftest import MESSAGE, RECEIPT, ScriptedHost, serving
+from http_desk import MESSAGE, RECEIPT, ScriptedHost, serving
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

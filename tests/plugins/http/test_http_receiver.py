@@ -11,7 +11,7 @@ import zlib
 from datetime import timedelta
 
 import pytest
-from conftest import MESSAGE, MESSAGE_ID, OUTCOME, RECEIPT, ScriptedHost
+from http_desk import MESSAGE, MESSAGE_ID, OUTCOME, RECEIPT, ScriptedHost
 
 from broker.channel import Answer, AnswerKind, Asked, Receipt
 from broker.core.envelope import Envelope

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from aiohttp import web
-from conftest import MESSAGE, OUTCOME, full_envelope, read_request
+from http_desk import MESSAGE, OUTCOME, full_envelope, read_request
 
 from broker.channel import Deferred, Delivered, Refused, Taken
 from broker.core.envelope import EMPTY

@@ -40,7 +40,7 @@ async def test_bug_is_500_without_inner_detail_and_without_payload_in_the_log(se
     assert b"Anna" not in reply.body
     assert b"ValueError" not in reply.body
     assert "ValueError" in caplog.text
-    assert "conftest.py" in caplog.text
+    assert "http_desk.py" in caplog.text
     assert "Anna" not in caplog.text
 
 

@@ -82,10 +82,11 @@ class SimulatedBroker:
         network: Network,
         dice: Random,
         tell: Callable[[str], None],
+        wrong: Callable[[str], None],
     ) -> None:
         self.name, self.endpoint = name, endpoint
         self._endpoints, self._rules, self._defaults = directory, rules, defaults
-        self._loop, self._network, self._dice, self._tell = loop, network, dice, tell
+        self._loop, self._network, self._dice, self._tell, self._wrong = loop, network, dice, tell, wrong
         self.disk = SimulatedDisk(name, dice)
         self.life: Life | None = None
         self.is_up = False
@@ -225,6 +226,7 @@ class SimulatedBroker:
             asynchronous=not sent.caller_waits,
             wait=left // 1000 if sent.caller_waits and left is not None and left >= 1000 else None,
         )
+        began = self._loop.time()
         try:
             reply = await self._network.exchange(
                 self.name, sent.address, request, connect=sent.connect.total_seconds(),
@@ -232,6 +234,9 @@ class SimulatedBroker:
             )  # fmt: skip
         except NoAnswer as failure:
             return Deferred(note=str(failure), of_peer=True, left=failure.left)
+        is_broker = self._network.hosts[sent.address.split("/")[2]].life is not None
+        if is_broker and request.wait is not None and left is not None and self._network.is_late(began, left / 1000):
+            self._wrong(f"{sent.address} was asked by {self.name} to answer in {left} ms, and took longer")
         if 200 <= reply.status < 300:
             return delivered(reply.status, reply.media_type, reply.body)
         answer = HttpAnswer(

@@ -119,6 +119,7 @@ def check(
     found += _order(ledger)
     for broker in brokers:
         found += _at_rest(broker)
+        found += _known(ledger, broker)
     return found
 
 
@@ -181,6 +182,19 @@ def _order(ledger: Ledger) -> list[str]:
                 found.append(f"promise 4: {sent.id} came to {to} at {first:.3f}, after {last[1]} of {source}")
             last = max(last, (first, sent.id))
     return found
+
+
+def _known(ledger: Ledger, broker: Broker) -> list[str]:
+    """Promises 1 and 2, at the broker itself: what it said it keeps is there, and nothing twice."""
+    found, ids = [], set()
+    for kept in broker.tables.messages.values():
+        message = kept.stored.message
+        if message.fate is Fate.MESSAGE and message.header.bundle_id in ids:
+            found.append(f"promise 2: {broker.name} has taken {message.header.bundle_id} for two messages")
+        ids.add(message.header.bundle_id)
+    said = [sent for sent in ledger.messages.values() if sent.home == broker.name and sent.accepted is not None]
+    missing = [sent.id for sent in said if sent.id not in ids]
+    return found + [f"promise 1: {broker.name} said that it keeps {id}, and has it not" for id in missing]
 
 
 def _at_rest(broker: Broker) -> list[str]:

@@ -83,6 +83,8 @@ class Network:
     cut: set[frozenset[str]] = field(default_factory=set)
     copies: Counter[tuple[str, bytes]] = field(default_factory=Counter)  # by host and body: why it may come once more
     open: int = 0
+    slowest: float = CALM.latency
+    prompt: bool = True  # nothing in this world makes an answer late but the parties
     _exchanges: dict[Exchange, None] = field(default_factory=dict)
     _nobody: Context = field(default_factory=Context)  # packets outlive who sent them
 
@@ -92,6 +94,10 @@ class Network:
 
     def is_cut(self, one: str, other: str) -> bool:
         return frozenset((one, other)) in self.cut
+
+    def is_late(self, began: float, wait: float) -> bool:
+        """Whether an answer that was to come within that time has come later, beyond what packets and disks take."""
+        return self.prompt and self.loop.time() - began > wait + 4 * self.slowest + 0.2
 
     def _latency(self) -> float:
         if self.weather.late and self.dice.random() < self.weather.late:

@@ -64,6 +64,7 @@ class World:
     dice: Random
     begin: Callable[[object], object]
     healed_at: float
+    longest: float  # seconds that a caller waits who does not say
     busy: int = 0  # exchanges and answers that parties have still to make
 
     def is_healed(self) -> bool:
@@ -180,6 +181,7 @@ class Party:
         )  # fmt: skip
         while tries < 40:
             tries += 1
+            began = world.loop.time()
             try:
                 reply = await world.network.exchange(
                     self.name, f"sim://{self.home}/in", request, connect=3, answer=(sent.wait or 5) + PATIENCE
@@ -187,6 +189,10 @@ class Party:
             except NoAnswer:
                 await asyncio.sleep(min(0.5 * 2 ** min(tries, 4), 8) * world.dice.uniform(0.7, 1.3))
                 continue
+            if not sent.asynchronous and world.network.is_late(
+                began, world.longest if sent.wait is None else sent.wait
+            ):
+                world.ledger.wrong(f"{self.home} kept who sent {sent.id} for {world.loop.time() - began:.1f} s")
             if self._is_final(sent, reply):
                 return
             await asyncio.sleep(world.dice.uniform(1, 5))

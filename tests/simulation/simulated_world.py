@@ -30,6 +30,7 @@ LOOP, NOWHERE = (
     "urn:oid:9.1",
     "urn:oid:9.2",
 )  # a name that the directories lead in a circle; one known only to the first
+WAIT = 4.0  # seconds that a caller is kept who does not say how long
 SKEW = 25.0  # seconds that a clock is set wrong, at most
 
 MANNERS = (
@@ -73,7 +74,7 @@ class Simulation:
         self.history: list[tuple[float, str]] = []
         self.ledger = Ledger(self.tell, self.loop.time)
         self.network = Network(self.loop, Random(f"network {seed}"), Weather(), self.tell, self._sends)
-        self.world = World(self.loop, self.network, self.ledger, Random(f"parties {seed}"), self._begin, HEALED)
+        self.world = World(self.loop, self.network, self.ledger, Random(f"parties {seed}"), self._begin, HEALED, WAIT)
         self.policy = self._policy()
         self.links: dict[int, int] = {}
         self._build()
@@ -98,7 +99,7 @@ class Simulation:
     def _policy(self) -> Policy:
         dice = self.dice
         return Policy(
-            sync=Sync(wait=timedelta(seconds=4), longest=timedelta(seconds=12)),
+            sync=Sync(wait=timedelta(seconds=WAIT), longest=timedelta(seconds=12)),
             answer_within=timedelta(seconds=dice.choice((45, 90, 180))),
             # longer than anything is wrong: the report of a failure has nobody to fall back on
             retry=Retry(first=timedelta(seconds=1), max=timedelta(seconds=8), give_up=timedelta(seconds=150)),
@@ -137,7 +138,7 @@ class Simulation:
             SimulatedBroker(
                 f"b{n}", endpoint=f"urn:oid:1.0.{n}", directory=self._directory(n, count, parties, knows_sources),
                 rules=rules, defaults=self.policy, loop=self.loop, network=self.network,
-                dice=Random(f"broker {self.seed} {n}"), tell=self.tell,
+                dice=Random(f"broker {self.seed} {n}"), tell=self.tell, wrong=self.ledger.wrong,
             )
             for n in range(count)
         ]  # fmt: skip
@@ -249,6 +250,8 @@ class Simulation:
                 doubled=dice.uniform(0, 0.15) * severity, late=dice.uniform(0, 0.1) * severity,
                 latency=dice.choice((0.02, 0.02, 0.5)),
             )  # fmt: skip
+            self.network.slowest = self.network.weather.latency
+            self.network.prompt = not self.network.weather.late
         for _ in range(dice.choice((0, 1, 1, 2, 3))):
             broker, fuse, down = dice.choice(self.brokers), dice.randrange(60), dice.choice((0.5, 3, 15))
             if dice.random() < 0.5:  # in the midst of taking something in
@@ -261,6 +264,7 @@ class Simulation:
             self._for_a_while(self._disk, dice.choice(self.brokers), dice.choice(("is_full", "is_short", "is_slow")))
         if dice.random() < 0.15:
             self.skew = SKEW
+            self.network.prompt = False
             at(dice.uniform(0, HEALED), partial(self._clock, dice.choice(self.brokers), dice.uniform(-SKEW, SKEW)))
         at(HEALED, self._heal)
 
@@ -277,6 +281,7 @@ class Simulation:
         (self.network.cut.add if is_cut else self.network.cut.discard)(frozenset((one, other)))
 
     def _disk(self, broker: SimulatedBroker, how: str, is_so: bool) -> None:
+        self.network.prompt = False
         self.tell(f"the disk of {broker.name} {how}: {is_so}")
         setattr(broker.disk, how, is_so)
 

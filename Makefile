@@ -69,6 +69,7 @@ $(READY): pyproject.toml constraints.txt scripts/need
 	test -x $(BIN)/python || "$(PYTHON)" -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	rm -rf fhir_broker.egg-info  # left by the build, and found before what is installed: it would go on naming old channels
 	$(BIN)/python -m pip --disable-pip-version-check check
 	mkdir -p .build
 	touch $@

@@ -101,14 +101,14 @@ def _guarded(subject: Subject, name: str, path: Steps, where: Listen) -> Iterato
 def _certificates(subject: Subject) -> Iterator[Mistake]:
     for name, block in subject.settings.channels.items():
         tls = getattr(block, "tls", None)
-        if not isinstance(tls, Tls):
-            continue
         path: Steps = ("channels", name, "tls")
-        for key in ("cert", "key", "client_ca"):
-            file: Path | None = getattr(tls, key)
+        for key in ("cert", "key", "client_ca", "ca"):
+            file: Path | None = getattr(tls, key, None)
             if file is not None and not file.is_file():
                 shown = subject.root.at((*path, key)).shown
                 yield subject.mistake((*path, key), f"`{key}`: there is no file `{shown}`")
+        if not isinstance(tls, Tls):  # a client's has no callers
+            continue
         if tls.client is not ClientCertificate.OFF and tls.client_ca is None:
             yield subject.mistake(
                 (*path, "client"), f"`client: {tls.client}` needs `client_ca`: whose certificates are believed"

@@ -10,10 +10,9 @@ from typing import Any
 
 import aiohttp
 import orjson
-from conftest import OpenReceiver, StartDaemon
-from e2e_daemon import Daemon, free_port
+from e2e_daemon import Daemon, StartDaemon, free_port
 from e2e_messages import NORTH, SOUTH, message, response_to, send
-from e2e_receiver import Reply
+from e2e_receiver import OpenReceiver, Reply
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 

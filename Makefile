@@ -12,6 +12,7 @@ READY  := $(VENV)/.ready
 CLIENTS := .build/node/.ready
 # Started by tests and benchmarks themselves, on free ports.
 RABBITMQ := rabbitmq-server=rabbitmq-server
+POSTFIX := postfix=postfix
 SOURCES := broker plugins tests benchmarks demo
 # What is there: demo and the tests grow from commit to commit.
 CODE = $(wildcard $(SOURCES))
@@ -22,7 +23,7 @@ demo: $(READY)  ## the main job on real messages, showing what happened
 	$(BIN)/python demo/run.py $(ARGS)
 
 test: $(READY) $(CLIENTS)  ## every test; ARGS="tests/core -q" for some
-	scripts/need $(RABBITMQ)
+	scripts/need $(RABBITMQ) $(POSTFIX)
 	$(BIN)/python -m pytest $(ARGS)
 
 check: $(READY)  ## format, lint, types, import arrows, spelling

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from broker.config import patterns
+from broker.config.blocks import listeners
 from broker.config.listening import Listen, listen
 from broker.config.mistake import Mistake, Wrong, did_you_mean
 from broker.config.places import Steps
@@ -65,8 +66,8 @@ def _listeners(subject: Subject) -> Iterator[Mistake]:
 def _listening(subject: Subject) -> Iterator[tuple[str, Steps, Listen]]:
     yield "admin", ("admin", "listen"), listen(subject.settings.admin.listen)
     for name, block in subject.settings.channels.items():
-        if isinstance(text := getattr(block, "listen", None), str):
-            yield name, ("channels", name, "listen"), listen(text)
+        for key, text in listeners(block):
+            yield name, ("channels", name, key), listen(text)
 
 
 def _guarded(subject: Subject, name: str, path: Steps, where: Listen) -> Iterator[Mistake]:

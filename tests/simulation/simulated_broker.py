@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from random import Random
@@ -33,7 +34,7 @@ from broker.core.ids import MessageIds
 from broker.core.outcome import Problem, Refusal
 from broker.core.policy import Policy
 from broker.core.rules import RuleSet
-from broker.directory import Directory
+from broker.directory import Directory, changed_names
 from broker.flow.aside import Aside
 from broker.flow.callers import Callers
 from broker.flow.clock import SteadyClock
@@ -44,7 +45,7 @@ from broker.flow.live import Live
 from broker.flow.meter import NoMeter
 from broker.flow.notify import Followers
 from broker.plugins import Channels
-from broker.store import Filter
+from broker.store import Filter, StoreError
 from broker.store.memory import MemoryStore
 from broker.store.shared_reads import SharedReads
 from broker.store.tables import Tables
@@ -52,6 +53,7 @@ from plugins.http.classify import HttpAnswer, delivered, not_delivered
 
 BEGIN = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 SCHEME = "sim"
+DRAIN = 5.0  # seconds that attempts under way are given when it stops
 LOOKS = 5.0  # seconds between looks at the machine's clock
 
 
@@ -87,6 +89,7 @@ class SimulatedBroker:
         self.name, self.endpoint = name, endpoint
         self._endpoints, self._rules, self._defaults = directory, rules, defaults
         self._loop, self._network, self._dice, self._tell, self._wrong = loop, network, dice, tell, wrong
+        self._directory = Directory(directory)
         self.disk = SimulatedDisk(name, dice)
         self.life: Life | None = None
         self.is_up = False
@@ -108,7 +111,7 @@ class SimulatedBroker:
         await self.flow.delivering.load_holds()
         self.is_up = True
         flow = self.flow
-        self._past += [
+        self._running = [
             asyncio.ensure_future(work) for work in (flow.delivering.run(), flow.sweeping.run(), self._look())
         ]
 
@@ -125,9 +128,38 @@ class SimulatedBroker:
         self._tell(f"{self.name} is killed")
         self.life.alive = self.is_up = False
         self.deaths += 1
-        self._past.append((self.flow, self.store) if hasattr(self, "flow") else None)
+        self._past.append((self.flow, self.store, self._running) if hasattr(self, "_running") else None)
         self._network.killed(self.name)
         self._loop.call_later(self.down, self._start_again, context=self._network._nobody)
+
+    def stops(self, down: float) -> None:
+        """In order, as the daemon does: what is under way is finished, who waits is told."""
+        if self.is_up and self.life is not None:
+            self._tell(f"{self.name} stops")
+            self.down = down
+            self._loop.begin(self.life, self._stop())
+
+    async def _stop(self) -> None:
+        self._intake.draining = True
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        await self.flow.delivering.drain(DRAIN)
+        self._callers.tell_kept()
+        await self.store.close()
+        self.kill()
+
+    def moves(self, endpoint: str, address: str) -> None:
+        """Its directory leads a name elsewhere from now on."""
+        self._endpoints = {**self._endpoints, endpoint: address}
+        old, self._directory = self._directory.current, Directory(self._endpoints)
+        if self.is_up and self.life is not None:
+            concerns = changed_names(old, self._directory.current).concerns
+            self._loop.begin(self.life, self._follow(concerns))
+
+    async def _follow(self, concerns: Callable[[str], bool]) -> None:
+        with suppress(StoreError):  # then it is found at the next attempt
+            await self.flow.delivering.follow(concerns)
 
     def dies_in(self, steps: int, down: float) -> None:
         """At any await: so many callbacks of its from now."""
@@ -163,12 +195,11 @@ class SimulatedBroker:
         channels = Channels()
         spec = ChannelSpec(name=SCHEME, schemes=(SCHEME,), settings=Nothing, peer_of=peer_of)
         channels.add(spec, sender=Wire(self), receiver=None)
-        if not hasattr(self, "_directory"):
-            self._directory = Directory(self._endpoints)
+        self._callers = Callers()
         self._intake = Intake(here=self.here, free=self.store.free, clock=self._loop.time)
         self.flow = join(
             here=self.here, store=self.store, channels=channels, directory=lambda: self._directory.current,
-            rules=self._rules, defaults=self._defaults, intake=self._intake, aside=Aside(), callers=Callers(),
+            rules=self._rules, defaults=self._defaults, intake=self._intake, aside=Aside(), callers=self._callers,
             followers=Followers(), live=Live(self.here), reads=SharedReads(self.store), meter=NoMeter(),
         )  # fmt: skip
 

@@ -18,6 +18,20 @@ from broker.core.fhir.outcomes import ERROR
 
 PATIENCE = 12.0  # seconds beyond its wait that a client keeps a connection
 OUTCOME = orjson.dumps({"resourceType": "OperationOutcome", "issue": [{"severity": "error", "code": "processing"}]})
+
+
+@dataclass(frozen=True, slots=True)
+class Nobody:
+    """Who answers at an address where somebody was."""
+
+    name: str
+    life: Life | None = None
+    is_up: bool = False
+
+    async def serve(self, request: Request, peer: str) -> Reply:
+        raise AssertionError("nobody is there")
+
+
 _SILENCE = {"url": "http://hl7.org/fhir/StructureDefinition/messageheader-response-request", "valueCode": "never"}
 
 
@@ -82,6 +96,7 @@ class Party:
 
     @property
     def is_up(self) -> bool:
+        """Also at an address that it has moved to."""
         if self._world.is_healed():
             return True
         if self.manner is Manner.GONE:

@@ -17,9 +17,9 @@ from simulated_broker import BEGIN, SimulatedBroker
 from simulated_ledger import Ledger, Sent, check
 from simulated_loop import SimulatedLoop
 from simulated_network import CALM, Network, Request, Weather
-from simulated_party import Manner, Party, World, message
+from simulated_party import PROMPT, Manner, Nobody, Party, World, message
 
-from broker.core.policy import LanePolicy, Match, Order, Policy, Retry, Rule, Sync
+from broker.core.policy import LanePolicy, Match, OnTimeout, Order, Policy, Retry, Rule, Sync
 from broker.core.rules import RuleSet
 from broker.flow import deliver, sweep
 
@@ -133,6 +133,9 @@ class Simulation:
             Rule(name="soon given up", match=Match(event=("urgent",), response=False),
                  policy=msgspec.structs.replace(
                     self.policy, retry=msgspec.structs.replace(self.policy.retry, give_up=timedelta(seconds=20)))),
+            Rule(name="now or never", match=Match(event=("now",), response=False),
+                 policy=msgspec.structs.replace(
+                    self.policy, sync=msgspec.structs.replace(self.policy.sync, on_timeout=OnTimeout.REFUSE))),
         ))  # fmt: skip
         self.brokers = [
             SimulatedBroker(
@@ -209,7 +212,7 @@ class Simulation:
         dice, source = self.dice, self.sender.endpoint
         expires = dice.uniform(1, 60) if dice.random() < 0.15 and not ordered else None
         asynchronous = dice.random() < 0.5
-        event = "ordered" if ordered else dice.choice(("e", "e", "urgent"))
+        event = "ordered" if ordered else dice.choice(("e", "e", "e", "urgent", "now"))
         sent = Sent(
             home=self.sender.home, id=id, header=f"h{id}", source=source, destinations=to, asks=asks,
             asynchronous=asynchronous, body=message(id, source=source, to=to, event=event, asks=asks),
@@ -243,6 +246,10 @@ class Simulation:
     def _plan_faults(self) -> None:
         dice, at = self.dice, self._at
         self.skew = 0.0
+        self.is_calm = dice.random() < 0.1  # nothing is wrong but the parties themselves
+        if self.is_calm:
+            at(HEALED, self._heal)
+            return
         severity = dice.choice((0.0, 0.3, 1.0))
         if dice.random() < 0.7:
             self.network.weather = Weather(
@@ -258,6 +265,10 @@ class Simulation:
                 broker.dies_taking(dice.randint(1, 6), fuse, down)
             else:
                 at(dice.uniform(0, HEALED), partial(broker.dies_in, fuse, down))
+        if dice.random() < 0.2:
+            at(dice.uniform(0, HEALED), partial(dice.choice(self.brokers).stops, dice.choice((0.5, 5))))
+        if dice.random() < 0.2:
+            at(dice.uniform(0, HEALED), partial(self._moves, dice.choice(self.parties[:-1])))
         for _ in range(dice.choice((0, 0, 1, 2))):
             self._for_a_while(self._cut, *sorted(dice.sample([*self.network.hosts], 2)))
         for _ in range(dice.choice((0, 0, 0, 1))):
@@ -289,6 +300,14 @@ class Simulation:
         self.tell(f"the clock of {broker.name} is set {ahead:+.1f} s")
         broker.ahead = ahead
 
+    def _moves(self, party: Party) -> None:
+        """To another address; its broker hears of that at once."""
+        if party.address.startswith("sim:"):
+            self.tell(f"{party.endpoint} moves")
+            self.network.hosts[party.name], self.network.hosts[f"{party.name}new"] = Nobody(party.name), party
+            party.address = f"sim://{party.name}new/in"
+            next(one for one in self.brokers if one.name == party.home).moves(party.endpoint, party.address)
+
     def _heal(self) -> None:
         self.tell("all is healed")
         self.network.weather, self.network.cut = CALM, set()
@@ -309,7 +328,7 @@ class Simulation:
         self.loop.run(self.loop.time() + 1)
         assert reading.done()
         wrongs = check(self.ledger, self.brokers, may_repeat=self._may_repeat, bounces=self.knows_sources)
-        wrongs += self.loop.failures + CAUGHT
+        wrongs += self.loop.failures + CAUGHT + (self._kept_waiting() if self.is_calm else [])
         CAUGHT.clear()
         self.loop.end()
         return Result(
@@ -317,6 +336,18 @@ class Simulation:
             messages=len(self.ledger.messages), deaths=sum(broker.deaths for broker in self.brokers),
             accepted=sum(sent.accepted is not None for sent in self.ledger.messages.values()), time=self.loop.time(),
         )  # fmt: skip
+
+    def _kept_waiting(self) -> list[str]:
+        """Promise 9: where only parties are slow or gone, those that are not have theirs at once."""
+        healthy = {party.endpoint for party in self.parties if party.manner in PROMPT and party.address != "mailbox:"}
+        if self.policy.lane.concurrent < 4:
+            return []
+        return [
+            f"promise 9: {sent.id} came to {to} {times[0] - sent.accepted:.1f} s after it was accepted"
+            for sent in self.ledger.messages.values()
+            for to, times in sent.arrived.items()
+            if to in healthy and not sent.ordered and sent.accepted is not None and times[0] - sent.accepted > 2
+        ]
 
     def _is_at_rest(self) -> bool:
         return not self.world.busy and not self.network.open and all(broker.is_at_rest() for broker in self.brokers)

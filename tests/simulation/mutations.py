@@ -10,6 +10,7 @@ import msgspec
 
 from broker.channel import Arrival, Delivered, Transmission
 from broker.core.answer import Answer, AnswerKind, Receipt
+from broker.core.message import Fate, Message
 from broker.core.outcome import LoopDetected
 from broker.flow import attempt
 from broker.flow.accept import Accepting
@@ -19,8 +20,10 @@ from broker.flow.lane import Lane
 from broker.flow.letter import opened_here
 from broker.flow.queue import Parcel
 from broker.flow.receive import Receiving
+from broker.flow.report import Reports
 from broker.flow.respond import Responding
-from broker.store import Copy, Delivery, Kept
+from broker.store import Copy, Delivery, Kept, NewMessage
+from broker.store.tables import Tables
 
 
 def settle_before_send() -> None:
@@ -84,10 +87,34 @@ def key_duplicates_without_the_destination() -> None:
     Accepting._add = nothing_to_add  # type: ignore[method-assign]
 
 
+def let_streams_overtake() -> None:
+    Tables.join = lambda self, stream, position: (position, False)  # type: ignore[method-assign]
+
+
+def send_after_expiry() -> None:
+    Carrying._in_time = lambda self, parcel, now: list(parcel.deliveries)  # type: ignore[method-assign]
+
+
+def report_on_reports() -> None:
+    about = Reports.about
+
+    def whatever(self: Reports, position: int, message: Message, *more: Any, **named: Any) -> NewMessage | None:
+        header = msgspec.structs.replace(message.header, response=None)
+        message = msgspec.structs.replace(message, fate=Fate.MESSAGE, header=header)
+        return about(self, position, message, *more, **named)
+
+    Reports.about = whatever  # type: ignore[method-assign]
+
+
+def keep_callers_waiting() -> None:
+    Caller.time_is_over = lambda self: None  # type: ignore[method-assign]
+
+
 MUTATIONS: dict[str, Callable[[], None]] = {
     one.__name__.replace("_", "-"): one
     for one in (
         settle_before_send, acknowledge_before_sync, forget_the_return_path, drop_via, look_for_duplicates_before_loops,
-        key_duplicates_without_the_destination,
+        key_duplicates_without_the_destination, let_streams_overtake, send_after_expiry, report_on_reports,
+        keep_callers_waiting,
     )
 }  # fmt: skip

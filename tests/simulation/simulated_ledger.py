@@ -179,7 +179,9 @@ def _order(ledger: Ledger) -> list[str]:
                 continue  # what was given up may come late, once
             first = sent.arrived[to][0]
             if first < last[0]:
-                found.append(f"promise 4: {sent.id} came to {to} at {first:.3f}, after {last[1]} of {source}")
+                found.append(
+                    f"promise 4: {sent.id} came to {to} at {first:.3f}, before {last[1]} of {source}, accepted first"
+                )
             last = max(last, (first, sent.id))
     return found
 

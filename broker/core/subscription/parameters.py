@@ -70,15 +70,15 @@ _PERSON = """
     address-country string address.country
 """
 
-_EVENT = """
+_ABOUT = """
     identifier token identifier
-    status token status
-    code token code code.concept
-    category token category
     subject reference subject
     patient reference(Patient) subject patient
-    encounter reference encounter
 """
+_STATUS = _ABOUT + "    status token status\n"
+_CATEGORY = _STATUS + "    category token category\n"
+_CODE = "    code token code code.concept\n    encounter reference encounter\n"
+_EVENT = _CATEGORY + _CODE
 
 BY_TYPE: Mapping[str, Mapping[str, Definition]] = {
     "Patient": _table(
@@ -94,7 +94,7 @@ BY_TYPE: Mapping[str, Mapping[str, Definition]] = {
     "Practitioner": _table(_PERSON),
     "RelatedPerson": _table(_PERSON + "    patient reference(Patient) patient\n    relationship token relationship"),
     "Encounter": _table(
-        _EVENT
+        _STATUS
         + """
     class token class
     type token type
@@ -155,8 +155,10 @@ BY_TYPE: Mapping[str, Mapping[str, Definition]] = {
     """
     ),
     "Condition": _table(
-        _EVENT
+        _ABOUT
+        + _CODE
         + """
+    category token category
     clinical-status token clinicalStatus
     verification-status token verificationStatus
     severity token severity
@@ -258,13 +260,13 @@ BY_TYPE: Mapping[str, Mapping[str, Definition]] = {
     """
     ),
     "Communication": _table(
-        _EVENT + "    sent date sent\n    sender reference sender\n    recipient reference recipient"
+        _CATEGORY + "    sent date sent\n    sender reference sender\n    recipient reference recipient"
     ),
     "CommunicationRequest": _table(
-        _EVENT + "    priority token priority\n    requester reference requester\n    recipient reference recipient"
+        _CATEGORY + "    priority token priority\n    requester reference requester\n    recipient reference recipient"
     ),
     "DocumentReference": _table(
-        _EVENT
+        _CATEGORY
         + """
     type token type
     date date date
@@ -275,7 +277,7 @@ BY_TYPE: Mapping[str, Mapping[str, Definition]] = {
     """
     ),
     "Composition": _table(
-        _EVENT + "    type token type\n    date date date\n    author reference author\n    title string title"
+        _CATEGORY + "    type token type\n    date date date\n    author reference author\n    title string title"
     ),
     "QuestionnaireResponse": _table(
         """
@@ -289,7 +291,7 @@ BY_TYPE: Mapping[str, Mapping[str, Definition]] = {
     questionnaire uri questionnaire
     """
     ),
-    "CarePlan": _table(_EVENT + "    date date period\n    intent token intent"),
+    "CarePlan": _table(_CATEGORY + "    date date period\n    intent token intent"),
     "Coverage": _table(
         """
     identifier token identifier

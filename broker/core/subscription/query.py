@@ -158,9 +158,7 @@ def conditions_of(text: str, resource: str) -> tuple[Condition, ...]:
 def condition_of(one: Filter, allowed: FilterBy, types: frozenset[str]) -> Condition:
     """A filter as a condition over the types that it may be about; raises NotEvaluable, saying why."""
     where = _where(one, allowed, types)
-    kind = where[0][1].kind
-    if any(definition.kind is not kind for _, definition in where):
-        raise NotEvaluable(f"filters by {one.parameter}, which differs from type to type: say which resource is meant.")
+    kind = where[0][1].kind  # a name means one kind, whatever the type
     modifier = one.modifier
     if kind is Kind.REFERENCE and _TYPE.fullmatch(modifier):  # subject:Patient=23
         one = msgspec.structs.replace(one, value=f"{modifier}/{one.value}", modifier="")

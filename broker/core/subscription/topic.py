@@ -29,6 +29,7 @@ class EventTrigger(msgspec.Struct, frozen=True, kw_only=True):
     focus: str = ""  # type of the focus; "" = what MessageHeader.focus names, "Bundle" = the message itself
     conditions: tuple[Condition, ...] = ()  # over the focus
     path: Path | None = None
+    where: str = ""  # the conditions as they were written
 
 
 class ResourceTrigger(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,10 +42,10 @@ class ResourceTrigger(msgspec.Struct, frozen=True, kw_only=True):
     resource: str
     interactions: tuple[Interaction, ...] = ALL_INTERACTIONS
     conditions: tuple[Condition, ...] = ()  # over the resource as it is in the message
-    on_create: bool = True  # what the rule over the state before, which a new resource has not, comes to (S-56)
-    on_delete: bool = True  # what the rule over the state after comes to
     path: Path | None = None
-    anywhere: bool = False  # whether the other entries count, beside those that MessageHeader.focus names
+    unconditional: tuple[Interaction, ...] = ()  # here the rules are not asked: what they test is not there (S-56)
+    only_focus: bool = False  # whether only what MessageHeader.focus names counts, and no other entry
+    where: str = ""  # the conditions as they were written
 
 
 class FilterBy(msgspec.Struct, frozen=True, kw_only=True):

@@ -61,7 +61,7 @@ def path_of(text: str, resource: str = "") -> Path:
     if unknown:
         raise NotEvaluable(f"uses %{sorted(unknown)[0][:40]}; known are %current, %previous and %resource.")
     try:
-        empty = {"resourceType": resource} if resource else {}
+        empty = {"resourceType": resource or "Resource"}
         _compiled(text)(empty, _context(empty))
     except Exception as error:
         raise NotEvaluable(f"is no FHIRPath that can be evaluated: {str(error)[:200]}.") from None

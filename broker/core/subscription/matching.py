@@ -1,6 +1,6 @@
 """Finds the subscriptions that hear of an occurrence: by topic, then by the value they filter for, in one look-up each.
 
-What remains of a subscription's filters is tested once per distinct filter, however many subscriptions have it.
+What remains of their filters is tested once for all subscriptions that have the same remaining.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from broker.core.subscription.query import Aliases, Condition
 from broker.core.subscription.subscription import Subscription
 from broker.core.subscription.topic import FilterBy, Topic
 
-Rest = tuple[Condition, ...]  # what is to be tested besides the value that it was found by
-Bucket = dict[str, Rest]  # by the id of the subscription
-Shared = tuple[str, str, tuple[tuple[str, Definition], ...]]  # what filters with one index have in common
+Rest = tuple[Condition, ...]  # what is to be tested besides the value that a subscription was found by
+Bucket = dict[Rest, dict[str, None]]  # the ids of subscriptions, by what remains to be tested; a dict for its order
+Shared = tuple[str, str, tuple[tuple[str, Definition], ...]]  # what filters of one index have in common
 
 
 class _Index:
@@ -43,7 +43,6 @@ class Subscribers:
     def __init__(self) -> None:
         self._of_topic: dict[tuple[str, str], _OfTopic] = {}
         self._where: dict[str, tuple[tuple[str, str], tuple[Condition, ...]]] = {}
-        self._same = _Same()
 
     def __len__(self) -> int:
         return len(self._where)
@@ -54,66 +53,85 @@ class Subscribers:
     def add(self, subscription: Subscription, topic: Topic) -> None:
         """Take a subscription in, or anew; raises `query.NotEvaluable` for filters that the check refuses."""
         conditions = tuple(_conditions(subscription, topic))
-        self.remove(subscription.id)
-        conditions = self._same.take(conditions)
-        place = (topic.url, topic.version)
-        self._where[subscription.id] = (place, conditions)
+        id, place = subscription.id, (topic.url, topic.version)
+        self.remove(id)
+        self._where[id] = (place, conditions)
         of_topic = self._of_topic.setdefault(place, _OfTopic())
-        first = next((one for one in conditions if one.keys is not None), None)
+        first, rest = _parted(conditions)
         if first is None:
-            of_topic.plain[subscription.id] = conditions
+            _put(of_topic.plain, rest, id)
             return
-        rest = tuple(one for one in conditions if one is not first)
         index = of_topic.indexes.setdefault(_shared(first), _Index(first))
-        index.all[subscription.id] = rest
+        _put(index.all, rest, id)
         for value in first.keys or ():
-            index.by_value.setdefault(value, {})[subscription.id] = rest
+            _put(index.by_value.setdefault(value, {}), rest, id)
 
     def remove(self, id: str) -> None:
         """Forget a subscription; one that is not known is no error."""
-        place, conditions = self._where.pop(id, (("", ""), ()))
-        of_topic = self._of_topic.get(place)
-        if of_topic is None:
+        if id not in self._where:
             return
-        of_topic.plain.pop(id, None)
-        first = next((one for one in conditions if one.keys is not None), None)
-        if first is not None:
+        place, conditions = self._where.pop(id)
+        of_topic = self._of_topic[place]
+        first, rest = _parted(conditions)
+        if first is None:
+            _take(of_topic.plain, rest, id)
+        else:
             index = of_topic.indexes[_shared(first)]
-            del index.all[id]
+            _take(index.all, rest, id)
             for value in set(first.keys or ()):
-                bucket = index.by_value[value]
-                del bucket[id]
-                if not bucket:
+                _take(index.by_value[value], rest, id)
+                if not index.by_value[value]:
                     del index.by_value[value]
             if not index.all:
                 del of_topic.indexes[_shared(first)]
         if not of_topic.plain and not of_topic.indexes:
             del self._of_topic[place]
-        self._same.release(conditions)
 
     def hearing(self, occurrence: Occurrence, aliases: Aliases = lambda reference: ()) -> list[str]:
         """The ids of the subscriptions that an occurrence is for, each once."""
         of_topic = self._of_topic.get((occurrence.topic.url, occurrence.topic.version))
         if of_topic is None:
             return []
-        values = occurrence.values
-        tested: dict[int, bool] = {}
-        found = list(_passing(of_topic.plain, values, aliases, tested))
-        for index in of_topic.indexes.values():
-            definition = index.condition.definition(values.get("resourceType", ""))
-            if definition is None:  # the filter is about another type of this topic's foci
-                found += _passing(index.all, values, aliases, tested)
-                continue
-            at = query.values_at(values, definition)
-            keys = query.keys_of(definition, at, aliases, by_identifier=index.condition.modifier == "identifier")
-            if len(keys) == 1:
-                found += _passing(index.by_value.get(next(iter(keys)), {}), values, aliases, tested)
-                continue
-            several: Bucket = {}  # a subscription may want more than one of the values
-            for key in keys:
-                several |= index.by_value.get(key, {})
-            found += _passing(several, values, aliases, tested)
-        return found
+        asking = _Asking(occurrence.values, aliases)
+        for bucket in (of_topic.plain, *_found(of_topic, asking)):
+            asking.take(bucket)
+        return list(asking.found)
+
+
+class _Asking:
+    """One question: each filter is tested once, each subscription found once."""
+
+    def __init__(self, values: Values, aliases: Aliases) -> None:
+        self.values, self.aliases = values, aliases
+        self.found: dict[str, None] = {}  # a subscription may want more than one of several values
+        self._tested: dict[Condition, bool] = {}
+
+    def take(self, bucket: Bucket) -> None:
+        for rest, ids in bucket.items():
+            if all(self._holds(condition) for condition in rest):
+                self.found |= ids
+
+    def _holds(self, condition: Condition) -> bool:
+        known = self._tested.get(condition)
+        if known is None:
+            known = self._tested[condition] = condition.holds(self.values, self.aliases)
+        return known
+
+
+def _found(of_topic: _OfTopic, asking: _Asking) -> Iterable[Bucket]:
+    """The buckets of those whose value the resource has."""
+    type = asking.values.get("resourceType", "")
+    for index in of_topic.indexes.values():
+        definition = index.condition.definition(type)
+        if definition is None:  # the filter is about another type of this topic's foci
+            yield index.all
+            continue
+        at = query.values_at(asking.values, definition)
+        by_identifier = index.condition.modifier == "identifier"
+        for key in query.keys_of(definition, at, asking.aliases, by_identifier=by_identifier):
+            bucket = index.by_value.get(key)
+            if bucket is not None:
+                yield bucket
 
 
 def _conditions(subscription: Subscription, topic: Topic) -> Iterable[Condition]:
@@ -123,40 +141,24 @@ def _conditions(subscription: Subscription, topic: Topic) -> Iterable[Condition]
         yield query.condition_of(one, allowed, types)
 
 
-class _Same:
-    """One object for equal filters, as long as somebody has them: so that each is tested once."""
-
-    def __init__(self) -> None:
-        self._known: dict[Condition, list[Condition]] = {}  # as many as have it
-
-    def take(self, conditions: tuple[Condition, ...]) -> tuple[Condition, ...]:
-        found = []
-        for one in conditions:
-            holders = self._known.setdefault(one, [])
-            holders.append(holders[0] if holders else one)
-            found.append(holders[0])
-        return tuple(found)
-
-    def release(self, conditions: tuple[Condition, ...]) -> None:
-        for one in conditions:
-            holders = self._known[one]
-            holders.pop()
-            if not holders:
-                del self._known[one]
+def _parted(conditions: tuple[Condition, ...]) -> tuple[Condition | None, Rest]:
+    """The filter that a subscription is found by, and the others."""
+    for place, one in enumerate(conditions):
+        if one.keys is not None:
+            return one, conditions[:place] + conditions[place + 1 :]
+    return None, conditions
 
 
 def _shared(condition: Condition) -> Shared:
     return condition.parameter, condition.modifier, condition.where
 
 
-def _passing(bucket: Bucket, values: Values, aliases: Aliases, tested: dict[int, bool]) -> Iterable[str]:
-    """Those whose remaining filters hold; `tested` remembers the answer of each filter for this occurrence."""
-    for name, rest in bucket.items():
-        for condition in rest:
-            holds = tested.get(id(condition))  # equal filters are one object
-            if holds is None:
-                holds = tested[id(condition)] = condition.holds(values, aliases)
-            if not holds:
-                break
-        else:
-            yield name
+def _put(bucket: Bucket, rest: Rest, id: str) -> None:
+    bucket.setdefault(rest, {})[id] = None
+
+
+def _take(bucket: Bucket, rest: Rest, id: str) -> None:
+    ids = bucket[rest]
+    del ids[id]
+    if not ids:
+        del bucket[rest]

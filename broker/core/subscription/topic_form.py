@@ -62,7 +62,7 @@ def topic_from(values: Any, *, where: str = "topic") -> Topic:
         spread=_spread(element),
         source_rate=_rate(element),
     )
-    if ":" not in topic.url or "|" in topic.url:
+    if topic.url and (":" not in topic.url or "|" in topic.url):
         complain(element.at("url"), "must be an absolute URI without a version: subscribers name the topic by it.")
     complain.raise_if_any()
     return topic

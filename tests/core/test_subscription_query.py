@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.core.subscription.compare import PREFIXES, Bounds, date_bounds, fits, number_bounds
+from broker.core.subscription.compare import PREFIXES, Bounds, date_bounds, number_bounds
 from broker.core.subscription.parameters import BY_TYPE, EVERY, Definition, Kind, definition_of
 from broker.core.subscription.query import NotEvaluable, condition_of, conditions_of, parse
 from broker.core.subscription.subscription import Filter
@@ -273,10 +273,10 @@ def test_period_without_an_end_lasts() -> None:
     found, later = date_bounds({"start": "2026"}), date_bounds("3000-01-01")
     assert found is not None
     assert later is not None
-    assert fits("gt", found=found, asked=later)
+    assert PREFIXES["gt"](found, later)
     ended = date_bounds({"end": "2026"})
     assert ended is not None
-    assert fits("lt", found=ended, asked=later)
+    assert PREFIXES["lt"](ended, later)
 
 
 @pytest.mark.parametrize(("number", "low", "high"), [(100, 99.5, 100.5), ("1.0", 0.95, 1.05), (-2, -2.5, -1.5)])
@@ -295,7 +295,7 @@ RANGES = st.tuples(st.integers(-9, 9), st.integers(1, 5)).map(lambda pair: Bound
 @given(RANGES, RANGES)
 def test_prefixes_agree_with_each_other(found: Bounds, asked: Bounds) -> None:
     def says(prefix: str) -> bool:
-        return fits(prefix, found=found, asked=asked)
+        return PREFIXES[prefix](found, asked)
 
     assert says("eq") is not says("ne")
     assert says("ge") is (says("gt") or says("eq"))
@@ -340,3 +340,17 @@ def test_name_means_one_kind_whatever_the_type() -> None:
         for name, definition in table.items():
             kinds.setdefault(name, set()).add(definition.kind)
     assert all(len(each) == 1 for each in kinds.values())
+
+
+def test_text_of_a_name_is_looked_for_in_all_its_parts() -> None:
+    allowed = FilterBy(parameter="name", paths=("name",), type="string")
+    for text, expected in (("Kari", True), ("nord", True), ("Ola", False)):
+        condition = condition_of(Filter(parameter="name", value=text), allowed, frozenset({"Patient"}))
+        assert condition.holds(PATIENT) is expected
+
+
+def test_number_without_a_unit_is_not_of_the_unit_that_is_asked_for() -> None:
+    allowed = FilterBy(parameter="size", paths=("size",), type="quantity")
+    one = condition_of(Filter(parameter="size", value="5|min", comparator="eq"), allowed, frozenset({"Basic"}))
+    assert not one.holds({"resourceType": "Basic", "size": 5})
+    assert one.holds({"resourceType": "Basic", "size": {"value": 5, "unit": "min"}})

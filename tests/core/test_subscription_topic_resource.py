@@ -10,7 +10,7 @@ from written import validated
 from broker.core.fhir.header import Format, Release
 from broker.core.fhir.write import write
 from broker.core.outcome import SubscriptionRefused
-from broker.core.subscription.topic import EventTrigger, FilterBy, Interaction, Topic, answers_to
+from broker.core.subscription.topic import EventTrigger, FilterBy, Interaction, ResourceTrigger, Topic, answers_to
 from broker.core.subscription.topic_resource import RELATED, advertised, read_topic, write_topic
 
 CREATE, UPDATE, DELETE = Interaction
@@ -191,3 +191,25 @@ def test_filter_is_found_for_its_type_or_for_any() -> None:
     assert one.filter_by("a") is one.filters[0]
     assert one.filter_by("a", "Encounter") is None
     assert one.filter_by("b", "Encounter") is one.filters[1]
+
+
+def test_least_topic_is_written_with_what_it_has() -> None:
+    filters = (
+        FilterBy(parameter="a", description="by a", definition="http://d", comparators=("gt",), modifiers=("not",)),
+        FilterBy(parameter="b"),
+    )
+    one = Topic(url="http://t", filters=filters, resources=(ResourceTrigger(resource="Encounter"),))
+    r5 = validated(write_topic(one, release=Release.R5, id="t"), Release.R5)
+    r4b = validated(write_topic(one, release=Release.R4B, id="t"), Release.R4B)
+    assert r5["canFilterBy"][0] == {
+        "description": "by a",
+        "filterParameter": "a",
+        "filterDefinition": "http://d",
+        "comparator": ["gt"],
+        "modifier": ["not"],
+    }
+    assert r4b["canFilterBy"] == [
+        {"description": "by a", "filterParameter": "a", "modifier": ["gt", "not"]},
+        {"filterParameter": "b"},
+    ]
+    assert "title" not in r5

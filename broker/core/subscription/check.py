@@ -181,9 +181,7 @@ def _check_topic(subscription: Subscription, offer: Offer, at: _Places, complain
         why = filter_problem(topic, one)
         if why:
             complain(f"{at.filters}[{place}]", why, id="filter-not-allowed", code="not-supported")
-    content = subscription.content
-    if content is None:
-        return
+    content = subscription.content or offer.default_content
     if content.exceeds(offer.cap):
         complain(
             at.content,

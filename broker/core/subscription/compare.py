@@ -23,10 +23,6 @@ class Bounds(msgspec.Struct, frozen=True):
     high: float
 
 
-def fits(prefix: str, *, found: Bounds, asked: Bounds) -> bool:
-    return PREFIXES[prefix](found, asked)
-
-
 def _within(found: Bounds, asked: Bounds) -> bool:
     return asked.low <= found.low and found.high <= asked.high
 

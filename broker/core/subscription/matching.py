@@ -11,7 +11,7 @@ from broker.core.subscription import query
 from broker.core.subscription.elements import Values
 from broker.core.subscription.occurrence import Occurrence
 from broker.core.subscription.parameters import Definition
-from broker.core.subscription.query import Aliases, Condition
+from broker.core.subscription.query import Aliases, Condition, Facts
 from broker.core.subscription.subscription import Subscription
 from broker.core.subscription.topic import FilterBy, Topic
 
@@ -99,36 +99,43 @@ class Subscribers:
 
 
 class _Asking:
-    """One question: each filter is tested once, each subscription found once."""
+    """One question: each place of the resource is read once, each subscription found once."""
 
     def __init__(self, values: Values, aliases: Aliases) -> None:
         self.values, self.aliases = values, aliases
+        self.type = values.get("resourceType", "")
         self.found: dict[str, None] = {}  # a subscription may want more than one of several values
-        self._tested: dict[Condition, bool] = {}
+        self._facts: dict[tuple[int, str], Facts | None] = {}  # by the place, which filters share, and the modifier
 
     def take(self, bucket: Bucket) -> None:
         for rest, ids in bucket.items():
-            if all(self._holds(condition) for condition in rest):
+            for condition in rest:
+                facts = self.facts_for(condition)
+                if facts is not None and not condition.meets(facts):
+                    break
+            else:
                 self.found |= ids
 
-    def _holds(self, condition: Condition) -> bool:
-        known = self._tested.get(condition)
-        if known is None:
-            known = self._tested[condition] = condition.holds(self.values, self.aliases)
-        return known
+    def facts_for(self, condition: Condition) -> Facts | None:
+        """What the resource says where the condition looks; None where it is about another type."""
+        key = (id(condition.where), condition.modifier)
+        try:
+            return self._facts[key]
+        except KeyError:
+            definition = condition.definition(self.type)
+            facts = None if definition is None else condition.facts(definition, self.values, self.aliases)
+            self._facts[key] = facts
+            return facts
 
 
 def _found(of_topic: _OfTopic, asking: _Asking) -> Iterable[Bucket]:
     """The buckets of those whose value the resource has."""
-    type = asking.values.get("resourceType", "")
     for index in of_topic.indexes.values():
-        definition = index.condition.definition(type)
-        if definition is None:  # the filter is about another type of this topic's foci
+        facts = asking.facts_for(index.condition)
+        if facts is None:  # the filter is about another type of this topic's foci
             yield index.all
             continue
-        at = query.values_at(asking.values, definition)
-        by_identifier = index.condition.modifier == "identifier"
-        for key in query.keys_of(definition, at, asking.aliases, by_identifier=by_identifier):
+        for key in facts.keys:
             bucket = index.by_value.get(key)
             if bucket is not None:
                 yield bucket

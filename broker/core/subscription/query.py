@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 import msgspec
 
-from broker.core.subscription.compare import PREFIXES, Bounds, date_bounds, fits, number_bounds
+from broker.core.subscription.compare import PREFIXES, Bounds, date_bounds, number_bounds
 from broker.core.subscription.elements import Values, listed
 from broker.core.subscription.parameters import Definition, Kind, define, definition_of
 from broker.core.subscription.subscription import Filter
@@ -51,6 +52,15 @@ class Wanted(msgspec.Struct, frozen=True):
     unit: str = ""  # of a quantity: `system|code`, or the code alone
 
 
+class Facts(NamedTuple):
+    """What a resource says at one place, in the form that conditions of its kind ask for."""
+
+    there: bool  # whether it says anything at all
+    keys: frozenset[str] = frozenset()
+    texts: tuple[str, ...] = ()
+    ranges: tuple[tuple[Bounds, Any], ...] = ()
+
+
 class Condition(msgspec.Struct, frozen=True, kw_only=True):
     """One condition; for each type of resource it applies to, where the values stand."""
 
@@ -78,27 +88,36 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True):
                 return definition
         return None
 
+    def facts(self, definition: Definition, resource: Values, aliases: Aliases) -> Facts:
+        """What a resource says where the condition looks: the same for all conditions of one place and modifier."""
+        found = list(values_at(resource, definition))
+        if self.kind in HASHED:
+            keys = keys_of(definition, found, aliases, by_identifier=self.modifier == "identifier")
+            return Facts(bool(found), keys=frozenset(keys))
+        if self.kind is Kind.STRING:
+            return Facts(bool(found), texts=tuple(_texts(found)))
+        bounds = [(date_bounds(one) if self.kind is Kind.DATE else number_bounds(one), one) for one in found]
+        return Facts(bool(found), ranges=tuple((one, value) for one, value in bounds if one is not None))
+
+    def meets(self, facts: Facts) -> bool:
+        """Whether what a resource says is what is asked for."""
+        if self.modifier == "missing":
+            return (self.values[0].text == "true") is not facts.there
+        if self.kind in ORDERED:
+            return self._compares(facts)
+        if self.kind is Kind.STRING:
+            return any(self._reads(text) for text in facts.texts)
+        if self.modifier == "below":
+            return any(key.startswith(value.text) for key in facts.keys for value in self.values)
+        for value in self.values:
+            if value.text in facts.keys:
+                return self.modifier != "not"
+        return self.modifier == "not"
+
     def holds(self, resource: Values, aliases: Aliases = lambda reference: ()) -> bool:
         """Whether a resource fulfils it; of a type that the condition is not about, any does."""
         definition = self.definition(resource.get("resourceType", ""))
-        if definition is None:
-            return True
-        found = list(values_at(resource, definition))
-        if self.modifier == "missing":
-            return (self.values[0].text == "true") is not bool(found)
-        if self.kind in HASHED:
-            return self._equals(definition, found, aliases)
-        if self.kind is Kind.STRING:
-            return any(self._reads(str(text)) for text in _texts(found))
-        return any(self._compares(value) for value in found)
-
-    def _equals(self, definition: Definition, found: list[Any], aliases: Aliases) -> bool:
-        if self.modifier == "below":
-            texts = [text for text in found if isinstance(text, str)]
-            return any(text == value.text or text.startswith(value.text) for text in texts for value in self.values)
-        keys = keys_of(definition, found, aliases, by_identifier=self.modifier == "identifier")
-        among = any(value.text in keys for value in self.values)
-        return not among if self.modifier == "not" else among
+        return definition is None or self.meets(self.facts(definition, resource, aliases))
 
     def _reads(self, text: str) -> bool:
         if self.modifier == "exact":
@@ -108,15 +127,13 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True):
             return any(value.text.casefold() in text for value in self.values)
         return any(text.startswith(value.text.casefold()) for value in self.values)
 
-    def _compares(self, found: Any) -> bool:
-        bounds = date_bounds(found) if self.kind is Kind.DATE else number_bounds(found)
-        if bounds is None:
-            return False
-        for value in self.values:
-            if value.unit and not _has_unit(found, value.unit):
-                continue
-            if value.bounds is not None and fits(value.prefix, found=bounds, asked=value.bounds):
-                return True
+    def _compares(self, facts: Facts) -> bool:
+        for bounds, found in facts.ranges:
+            for value in self.values:
+                if value.unit and not _has_unit(found, value.unit):
+                    continue
+                if value.bounds is not None and PREFIXES[value.prefix](bounds, value.bounds):
+                    return True
         return False
 
 
@@ -157,7 +174,7 @@ def conditions_of(text: str, resource: str) -> tuple[Condition, ...]:
 
 def condition_of(one: Filter, allowed: FilterBy, types: frozenset[str]) -> Condition:
     """A filter as a condition over the types that it may be about; raises NotEvaluable, saying why."""
-    where = _where(one, allowed, types)
+    where = _where(one.parameter, one.resource_type or allowed.resource, allowed.paths, allowed.type, types)
     kind = where[0][1].kind  # a name means one kind, whatever the type
     modifier = one.modifier
     if kind is Kind.REFERENCE and _TYPE.fullmatch(modifier):  # subject:Patient=23
@@ -170,19 +187,22 @@ def condition_of(one: Filter, allowed: FilterBy, types: frozenset[str]) -> Condi
     return Condition(parameter=one.parameter, modifier=modifier, kind=kind, where=where, values=values)
 
 
-def _where(one: Filter, allowed: FilterBy, types: frozenset[str]) -> tuple[tuple[str, Definition], ...]:
-    if one.parameter in ELSEWHERE or "." in one.parameter:
-        raise NotEvaluable(f"has {one.parameter[:80]!r}, which needs more than the message holds (S-57).")
-    about = one.resource_type or allowed.resource
-    if allowed.paths:
-        return ((about, define(allowed.type, " ".join(allowed.paths))),)
+@lru_cache(maxsize=4096)  # filters with one place in common have one object for it
+def _where(
+    parameter: str, about: str, paths: tuple[str, ...], kind: str, types: frozenset[str]
+) -> tuple[tuple[str, Definition], ...]:
+    """Where a parameter's values stand, type by type."""
+    if parameter in ELSEWHERE or "." in parameter:
+        raise NotEvaluable(f"has {parameter[:80]!r}, which needs more than the message holds (S-57).")
+    if paths:
+        return ((about, define(kind, " ".join(paths))),)
     candidates = (about,) if about else tuple(sorted(types))
-    where = [(type, definition_of(type, one.parameter)) for type in candidates or ("",)]
+    where = [(type, definition_of(type, parameter)) for type in candidates or ("",)]
     found = tuple((type, definition) for type, definition in where if definition is not None)
     if not found:
         of = f" of {', '.join(candidates)}" if candidates else ""
         raise NotEvaluable(
-            f"has {one.parameter[:80]!r}{of}, whose place in a message is not known here: the topic can name it."
+            f"has {parameter[:80]!r}{of}, whose place in a message is not known here: the topic can name it."
         )
     return found
 

@@ -12,6 +12,7 @@ READY  := $(VENV)/.ready
 CLIENTS := .build/node/.ready
 # Started by tests and benchmarks themselves, on free ports.
 RABBITMQ := rabbitmq-server=rabbitmq-server
+POSTFIX := postfix=postfix
 SOURCES := broker plugins tests benchmarks demo
 # What is there: demo and the tests grow from commit to commit.
 CODE = $(wildcard $(SOURCES))
@@ -22,7 +23,7 @@ demo: $(READY)  ## the main job on real messages, showing what happened
 	$(BIN)/python demo/run.py $(ARGS)
 
 test: $(READY) $(CLIENTS)  ## every test; ARGS="tests/core -q" for some
-	scripts/need $(RABBITMQ)
+	scripts/need $(RABBITMQ) $(POSTFIX)
 	$(BIN)/python -m pytest $(ARGS)
 
 check: $(READY)  ## format, lint, types, import arrows, spelling
@@ -66,6 +67,7 @@ $(READY): pyproject.toml constraints.txt scripts/need
 	test -x $(BIN)/python || "$(PYTHON)" -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	rm -rf fhir_broker.egg-info  # left by the build, and found before what is installed: it would go on naming old channels
 	$(BIN)/python -m pip --disable-pip-version-check check
 	mkdir -p .build
 	touch $@

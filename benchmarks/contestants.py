@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -23,6 +24,7 @@ START = 60.0  # seconds for a server to be ready
 STOP = 30.0  # seconds for it to end
 CORES = sorted(os.sched_getaffinity(0))
 SERVER_CORE, DRIVER_CORE = {CORES[0]}, {CORES[-1]}
+LISTENING = "channels:\n"  # where the WebSocket's listener is added
 DELIVERED = "fhir_broker_messages_delivered_total"
 
 CONFIG = """\
@@ -82,8 +84,13 @@ def free_port() -> int:
 
 
 def start(command: list[str], *, core: set[int], log: IO[bytes]) -> subprocess.Popen[bytes]:
-    # Set before the program begins, so that each of its threads inherits it.
-    return subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=lambda: os.sched_setaffinity(0, core))
+    def prepare() -> None:
+        """Before the program begins, so that each of its threads inherits it."""
+        os.sched_setaffinity(0, core)
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # as the service unit does: (h) has 5,000 connections
+
+    return subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=prepare)
 
 
 def wait_until_ready(process: subprocess.Popen[bytes], port: int, path: str | None, log: Path) -> None:
@@ -160,16 +167,33 @@ def configuration(
 
 
 def broker(
-    folder: Path, *, to: int | str, name: str = "broker", neighbours: Mapping[str, str] | None = None
+    folder: Path,
+    *,
+    to: int | str,
+    name: str = "broker",
+    neighbours: Mapping[str, str] | None = None,
+    websocket: bool = False,
 ) -> contextlib.AbstractContextManager[Contestant]:
-    """The daemon as an operator would run it: its own defaults, logging included. The store is the folder's."""
+    """The daemon as an operator would run it: its own defaults, logging included. The store is the folder's.
+
+    With `websocket` the contestant's port is that of the WebSocket server.
+    """
     port, admin = free_port(), free_port()
     config = folder / "broker.yaml"
-    config.write_text(configuration(folder, port=port, admin=admin, to=to, neighbours=neighbours))
+    text = configuration(folder, port=port, admin=admin, to=to, neighbours=neighbours)
+    if websocket:
+        port = free_port()
+        text = text.replace(LISTENING, f'{LISTENING}  websocket: {{listen: "127.0.0.1:{port}"}}\n')
+    config.write_text(text)
     command = [sys.executable, "-m", "broker", "run", "--config", str(config)]
     settled = f"http://127.0.0.1:{admin}/metrics#{DELIVERED}"
     ready = (admin, "/health/ready")
     return running(name, command, folder=folder, port=port, ready=ready, settled=settled)
+
+
+def fanout(folder: Path) -> contextlib.AbstractContextManager[Contestant]:
+    port = free_port()
+    return running("fanout", program("fanout", "--port", port), folder=folder, port=port)
 
 
 def proxy(folder: Path, *, to: int) -> contextlib.AbstractContextManager[Contestant]:

@@ -15,6 +15,8 @@ CPU = 0.30  # seconds of processor time per 1,000 messages accepted and delivere
 MEMORY = 120  # MiB, resident
 OF_EMPTY = 0.9
 OF_ALONE = 1.1  # times p50 and p99 of the healthy receiver when it is alone; its rate divided by this
+OF_FANOUT = 0.5  # of the bare server's frames a second; the goal is 0.8
+KIB = 30  # KiB for each idle connection that follows; the goal is 20
 MOST = "max"  # the stage of (g) without a rate
 WORDS = {"per_second": "arrivals a second", "p50_ms": "p50", "p99_ms": "p99"}
 
@@ -111,6 +113,11 @@ def _neighbours(point: Point) -> Iterable[Floor]:
             )
 
 
+def _followers(point: Point) -> Iterable[Floor]:
+    yield _floor("h", f"{point.name}: KiB an idle connection", point.all("broker", "kib_idle"), KIB, at_most=True)
+    yield _floor("h", f"{point.name}: frames/s, broker / bare", point.ratios("broker", "bare", point.rate), OF_FANOUT)
+
+
 def floors(points: list[Point], options: Options) -> list[Floor]:
     """In the order of the parts; a part that was asked for and could not be measured has a row that says so."""
     of: dict[str, Callable[[Point], Iterable[Floor]]] = {
@@ -119,6 +126,7 @@ def floors(points: list[Point], options: Options) -> list[Floor]:
         "c": _synchronous,
         "e": _stored,
         "g": _neighbours,
+        "h": _followers,
     }
     found = [floor for point in points if point.part in of for floor in of[point.part](point)]
     if "d" in options.parts:

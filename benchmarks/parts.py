@@ -17,6 +17,7 @@ from contestants import (
     Contestant,
     bare,
     broker,
+    fanout,
     free_port,
     has_rabbitmq,
     program,
@@ -219,6 +220,20 @@ def neighbours(bench: Bench) -> list[Point]:
         return bench.stages("g", {who: turn(who, where) for who, where in theirs.items()})
 
 
+def followers(bench: Bench) -> list[Point]:
+    """(h) live notifications to thousands of WebSocket clients, each server started anew for each round."""
+
+    def bare_turn() -> Seen:
+        with fresh(bench) as folder, fanout(folder) as one:
+            return bench.follow(one, broker=False)
+
+    def turn() -> Seen:
+        with fresh(bench) as folder, broker(folder, to="mailbox:", websocket=True) as one:
+            return bench.follow(one, broker=True)
+
+    return [bench.followed("h", {"bare": bare_turn, "broker": turn})]
+
+
 PARTS: dict[str, Callable[[Bench], list[Point]]] = {
     "a": accepting,
     "b": delivering,
@@ -226,4 +241,5 @@ PARTS: dict[str, Callable[[Bench], list[Point]]] = {
     "e": stored,
     "f": large,
     "g": neighbours,
+    "h": followers,
 }

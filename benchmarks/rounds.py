@@ -42,6 +42,7 @@ class Options:
     stored: int  # messages there before (e)
     neighbours: int  # connections of (g)
     rates: tuple[int, ...]  # of (g): messages a second to the healthy receiver
+    clients: int  # of (h)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,6 +202,36 @@ class Bench:
         used = on.cpu() - before
         self.disturbed = max(self.disturbed, all_before.by_others(used))
         return {"stages": json.loads(done.stdout), "cpu_s": used, **on.memory()}
+
+    def follow(self, on: Contestant, *, broker: bool) -> Seen:
+        """One run of the clients of (h) against one server."""
+        command = program("followers", "--port", on.port, "--pid", on.watched.pid, "--clients", self.options.clients)
+        before, all_before = on.cpu(), Used()
+        done = subprocess.run(
+            command + ["--broker"] * broker,
+            stdout=subprocess.PIPE,
+            check=False,
+            timeout=300,
+            preexec_fn=lambda: os.sched_setaffinity(0, DRIVER_CORE),
+        )
+        if done.returncode:
+            raise SystemExit(f"the clients failed against {on.name}; what the server said is in {on.log}")
+        self.disturbed = max(self.disturbed, all_before.by_others(on.cpu() - before))
+        return dict(json.loads(done.stdout))
+
+    def followed(self, part: str, turns: dict[str, Turn]) -> Point:
+        """Turn by turn as in `point`."""
+        name = f"{self.options.clients:,} clients"
+        print(f"({part}) {name}", flush=True)
+        seen: dict[str, list[Seen]] = {who: [] for who in turns}
+        order = list(turns)
+        for number in range(self.options.rounds):
+            for who in order:
+                seen[who].append(one := turns[who]())
+                line = f"{one['kib_idle']:5.1f} KiB each  {one['all_ms']:6.1f} ms to all"
+                print(f"  round {number + 1} {who:8} {line}  {one['frames_per_second']:9,.0f} frames/s", flush=True)
+            order = order[1:] + order[:1]
+        return Point(part=part, name=name, rate="frames_per_second", seen=seen)
 
     def stages(self, part: str, turns: dict[str, Turn]) -> list[Point]:
         """Turn by turn as in `point`; each turn brings a row for each of several points."""

@@ -16,6 +16,7 @@ TITLES = {
     "e": "with a long past in the store",
     "f": "large messages",
     "g": "a healthy receiver and four sick neighbours, 4 KiB",
+    "h": "live notifications over WebSocket",
 }
 ANCHORS = {"broker": ("bare", "rabbitmq"), "stored": ("empty",), "cold": ("warm",)}
 Row = Sequence[str]
@@ -116,6 +117,27 @@ def neighbours(points: list[Point]) -> str:
     return table(("", "arrived/s", "p50 ms", "p99 ms", "rate of base", "p50", "p99", "driver"), rows)
 
 
+def followers(points: list[Point]) -> str:
+    """What a connection costs, and how soon one notification has reached all, in (h)."""
+    rows = [
+        (
+            f"{point.name}: {who}",
+            spread(point.all(who, "kib_idle"), ".1f"),
+            spread(point.all(who, "kib_loaded"), ".1f"),
+            spread(point.all(who, "all_ms"), ".1f"),
+            f"{point.median(who, 'slowest_all_ms'):.1f}",
+            spread(point.all(who, "frames_per_second")),
+            f"{point.median(who, 'cpu_us_per_frame'):.2f}",
+            spread(point.ratios(who, "bare", "frames_per_second"), ".2f"),
+            f"{point.median(who, 'driver_busy'):.0%}",
+        )
+        for point in points
+        for who in point.seen
+    ]
+    head = ("", "KiB idle", "after", "ms to all", "slowest", "frames/s", "CPU us/frame", "of bare", "driver")
+    return table(head, rows)
+
+
 def reached(found: list[Floor]) -> str:
     rows = []
     for floor in found:
@@ -138,7 +160,7 @@ def report(bench: Bench, points: list[Point], found: list[Floor]) -> Iterator[st
         if not mine:
             continue
         yield f"\n({part}) {TITLES[part]}"
-        yield {"c": hops, "d": costs, "g": neighbours}.get(part, durable)(mine)
+        yield {"c": hops, "d": costs, "g": neighbours, "h": followers}.get(part, durable)(mine)
         if part == "e":
             yield _past(bench, mine)
         if part in "abef":

@@ -22,7 +22,7 @@ from broker.api.admin import add_admin
 from broker.api.fhir import add_fhir
 from broker.api.health import Health, add_health
 from broker.api.metrics import Metrics, add_metrics
-from broker.channel import Accept, ChannelSpec, Happening, Room
+from broker.channel import Accept, ChannelSpec, Finishing, Happening, Room
 from broker.config import Settings
 from broker.config.installed import Installed
 from broker.core.address_pattern import AddressPattern, AddressPatterns, host_of, same_host
@@ -183,7 +183,7 @@ class Broker:
                 insecure=self._settings.insecure, listening=self.listening,
             )  # fmt: skip
             app = application(base_url=self.here.base_url, default_release=self.here.release)
-            await self._start_channels(app)  # before anything is carried: what waits must find its sender
+            self._build_channels(app)  # before anything is carried: what waits must find its sender
             await self.delivering.load_holds()
             self._start_task(self.delivering.run(), "deliver")
             self._start_task(self.watching.run(), "watch")
@@ -196,6 +196,8 @@ class Broker:
                 ),
                 "directory",
             )  # fmt: skip
+            for receiver in self.channels.receivers:  # once what it takes in can be carried, holds and all
+                await receiver.start()
             await self._listen(app)
         except BaseException:
             await self.stop()
@@ -212,6 +214,7 @@ class Broker:
         http = settings.channels.get("http")
         if http is not None:
             self.listening["http"] = await self._serve(app, "http", http.listen, http.tls)
+        self.listening.update(self.channels.listening())
         admin = web.Application()
         self._add_admin(admin)
         self.listening["admin"] = await self._serve(admin, "admin", settings.admin.listen, None)
@@ -231,7 +234,7 @@ class Broker:
             changed=self.directory_changed,
         )  # fmt: skip
 
-    async def _start_channels(self, app: web.Application) -> None:
+    def _build_channels(self, app: web.Application) -> None:
         for name, its_settings in self._settings.channels.items():
             spec = self._specs[name]
             host = Hosting(
@@ -251,8 +254,6 @@ class Broker:
             receiver = spec.receiver(its_settings, host) if spec.receiver else None
             sender = spec.sender(its_settings, host) if spec.sender else None
             self.channels.add(spec, sender=sender, receiver=receiver)
-            if receiver is not None:
-                await receiver.start()
 
     async def _serve(self, app: web.Application, name: str, listen: str, tls: Any) -> str:
         runner = Runner(app)
@@ -304,6 +305,9 @@ class Broker:
         await self.directory.close()
         await self.delivering.drain(DRAIN)
         self.callers.tell_kept()
+        for receiver in self.channels.receivers:
+            if isinstance(receiver, Finishing):
+                await receiver.finish()
         for runner in reversed(self._runners):
             await runner.cleanup()
         for sender in set(self.channels.senders().values()):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
@@ -30,6 +30,7 @@ __all__ = [
     "ChannelSpec",
     "Deferred",
     "Delivered",
+    "Finishing",
     "Happening",
     "Hold",
     "Host",
@@ -64,7 +65,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     wait: timedelta | None = None  # Prefer: wait=N; how long the caller itself wants to wait
     response_url: str | None = None  # any address; it must be on the operator's list of those allowed
     # The address where this channel's own caller listens for its response, and waits: an AMQP reply queue. The channel
-    # answers for it, so it is on no list; it goes before `response_url`.
+    # answers for it, so it is on no list; it goes before `response_url`. A copy of a request that has its response is
+    # answered with it (`AnswerKind.RESPONSE`), and the channel sends it there, as far as it can.
     reply_to: str | None = None
 
 
@@ -251,9 +253,20 @@ class Host(Protocol):
 
 
 class Receiver(Protocol):
+    """One with a listener of its own says in an attribute `listening` where, once it has started: "127.0.0.1:8081"."""
+
     async def start(self) -> None: ...  # returns once it is listening
 
     async def stop(self) -> None: ...  # takes nothing new; what is under way is finished by the flow
+
+
+@runtime_checkable
+class Finishing(Protocol):
+    """A receiver that has something left to say once everything under way has ended: the last answers, a good-bye."""
+
+    async def finish(self) -> None:
+        """Called after `stop`, when nothing can be under way any more; what it waits for has a deadline."""
+        ...
 
 
 class Sender(Protocol):

@@ -46,6 +46,7 @@ class Channels:
         self._specs: dict[str, ChannelSpec] = {}
         self._senders: dict[str, Sender] = {}
         self.receivers: list[Receiver] = []
+        self._named: dict[str, Receiver] = {}
 
     def add(self, spec: ChannelSpec, *, sender: Sender | None, receiver: Receiver | None) -> None:
         for scheme in spec.schemes if sender is not None else ():
@@ -54,6 +55,12 @@ class Channels:
             self._senders.update(dict.fromkeys(spec.schemes, sender))
         if receiver is not None:
             self.receivers.append(receiver)
+            self._named[spec.name] = receiver
+
+    def listening(self) -> dict[str, str]:
+        """Where receivers listen that have a listener of their own."""
+        found = {name: getattr(receiver, "listening", "") for name, receiver in self._named.items()}
+        return {name: where for name, where in found.items() if where}
 
     def schemes(self) -> tuple[str, ...]:
         return tuple(self._specs)

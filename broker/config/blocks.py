@@ -2,8 +2,10 @@
 
 What a plugin may declare: str, int, float, bool, `timedelta`, `pathlib.Path`, enums, `X | None`, `tuple[X, ...]`,
 mappings, and dataclasses of these. `field(metadata={"description": …})` is what the settings page says;
-`metadata={"size": True}` makes an int a size such as `32MiB`. A str called `listen` is a listener, a tuple of
-them called `behind_proxy` is of networks. A field that would be a Python keyword ends in `_`, its key does not.
+`metadata={"size": True}` makes an int a size such as `32MiB`; `metadata={"short": "name"}` lets a text stand for a
+mapping with that key alone. A str called `listen` is a listener, and so is a `str | None` with
+`metadata={"listener": True}`; a tuple of them called `behind_proxy` is of networks. A field that would be a Python
+keyword ends in `_`, its key does not.
 """
 
 from __future__ import annotations
@@ -20,12 +22,32 @@ from pathlib import Path
 from types import GenericAlias, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import Field, create_model, model_validator
+from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, create_model, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import core_schema
 
 from broker.config.kinds import ONE_OR_MORE, Duration, Flag, Form, Listen, Networks, Size, Strings
 
 _KINDS_BY_NAME: dict[tuple[str, Any], Any] = {("listen", str): Listen, ("behind_proxy", tuple[str, ...]): Networks}
 _KINDS: dict[Any, Any] = {bool: Flag, timedelta: Duration, tuple[str, ...]: Strings}
+
+
+class _Short:
+    """A text is as good as a mapping that has it under one key."""
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+
+    def __call__(self, value: Any) -> Any:
+        return {self._key: value} if isinstance(value, str) else value
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        return core_schema.no_info_before_validator_function(self, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return {"anyOf": [{"type": "string"}, handler(schema)]}
 
 
 make: Any = create_model  # its overloads do not know fields that are made of a mapping
@@ -64,13 +86,34 @@ def settings_of(settings: type, form: Form, folder: Path) -> Any:
 
 
 def _field(field: dataclasses.Field[Any], hint: Any) -> tuple[Any, Any]:
-    kind = _KINDS_BY_NAME.get((field.name, hint)) or (Size if field.metadata.get("size") else _kind(hint))
+    short = field.metadata.get("short")
+    if short is not None:  # of a tuple of dataclasses
+        kind: Any = Annotated[
+            GenericAlias(tuple, (Annotated[_kind(get_args(hint)[0]), _Short(short)], ...)), ONE_OR_MORE
+        ]
+    else:
+        kind = _KINDS_BY_NAME.get((field.name, hint)) or _kind_by_metadata(field) or _kind(hint)
     said: dict[str, Any] = {"description": field.metadata.get("description"), "alias": key_of(field.name)}
     if field.default is not dataclasses.MISSING:
         return kind, Field(field.default, **said)
     if field.default_factory is not dataclasses.MISSING:
         return kind, Field(default_factory=field.default_factory, **said)
     return kind, Field(**said)
+
+
+def _kind_by_metadata(field: dataclasses.Field[Any]) -> Any:
+    if field.metadata.get("size"):
+        return Size
+    return Listen | None if field.metadata.get("listener") else None
+
+
+def listeners(settings: Any) -> list[tuple[str, str]]:
+    """The listeners of a channel that are on: key and text of each."""
+    fields = [
+        field for field in dataclasses.fields(settings) if field.name == "listen" or field.metadata.get("listener")
+    ]
+    found = [(key_of(field.name), getattr(settings, field.name)) for field in fields]
+    return [(key, text) for key, text in found if isinstance(text, str)]
 
 
 def key_of(name: str) -> str:

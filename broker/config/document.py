@@ -80,8 +80,10 @@ def _mapping_in(whole: Schema, setting: Schema) -> tuple[Schema | None, str]:
     found = _resolved(whole, setting)
     if found.get("properties"):
         return found, ""
-    if isinstance(found.get("items"), dict) and _resolved(whole, found["items"]).get("properties"):
-        return _resolved(whole, found["items"]), "[]"
+    items = found.get("items")
+    for item in items.get("anyOf", (items,)) if isinstance(items, dict) else ():  # a text may stand for the mapping
+        if _resolved(whole, item).get("properties"):
+            return _resolved(whole, item), "[]"
     extra = found.get("additionalProperties")
     if isinstance(extra, dict) and _resolved(whole, extra).get("properties"):
         return _resolved(whole, extra), ".NAME"

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from broker.config import patterns
+from broker.config.blocks import listeners
 from broker.config.listening import Listen, listen
 from broker.config.mistake import Mistake, Wrong, did_you_mean
 from broker.config.places import Steps
@@ -65,8 +66,8 @@ def _listeners(subject: Subject) -> Iterator[Mistake]:
 def _listening(subject: Subject) -> Iterator[tuple[str, Steps, Listen]]:
     yield "admin", ("admin", "listen"), listen(subject.settings.admin.listen)
     for name, block in subject.settings.channels.items():
-        if isinstance(text := getattr(block, "listen", None), str):
-            yield name, ("channels", name, "listen"), listen(text)
+        for key, text in listeners(block):
+            yield name, ("channels", name, key), listen(text)
 
 
 def _guarded(subject: Subject, name: str, path: Steps, where: Listen) -> Iterator[Mistake]:
@@ -101,14 +102,14 @@ def _guarded(subject: Subject, name: str, path: Steps, where: Listen) -> Iterato
 def _certificates(subject: Subject) -> Iterator[Mistake]:
     for name, block in subject.settings.channels.items():
         tls = getattr(block, "tls", None)
-        if not isinstance(tls, Tls):
-            continue
         path: Steps = ("channels", name, "tls")
-        for key in ("cert", "key", "client_ca"):
-            file: Path | None = getattr(tls, key)
+        for key in ("cert", "key", "client_ca", "ca"):
+            file: Path | None = getattr(tls, key, None)
             if file is not None and not file.is_file():
                 shown = subject.root.at((*path, key)).shown
                 yield subject.mistake((*path, key), f"`{key}`: there is no file `{shown}`")
+        if not isinstance(tls, Tls):  # a client's has no callers
+            continue
         if tls.client is not ClientCertificate.OFF and tls.client_ca is None:
             yield subject.mistake(
                 (*path, "client"), f"`client: {tls.client}` needs `client_ca`: whose certificates are believed"

@@ -18,7 +18,7 @@ from broker.config.kinds import Form
 
 # The channels that are planned, so that somebody who asks for one hears that it is to come (design: section 1).
 SCHEMES_TO_COME = {
-    "amqp": "amqp", "amqps": "amqp", "amqp10": "amqp10", "ws": "websocket", "wss": "websocket", "mailto": "email",
+    "amqp10": "amqp10",
     "file": "file", "mqtt": "mqtt", "mqtts": "mqtt", "kafka": "kafka", "sftp": "sftp", "ftp": "ftp", "ftps": "ftp",
     "mllp": "mllp", "soap": "soap",
 }  # fmt: skip

@@ -321,8 +321,11 @@ class Accepting:
         await self._copies.remember(letter, copy.position, note, self._here.now())
         added = await self._add(letter, new, copy.position)
         log.info("copy", id=receipt.message_id, channel=letter.arrival.channel, added=len(added))
-        if letter.arrival.asked.asynchronous:
+        asked = letter.arrival.asked
+        if asked.asynchronous and asked.reply_to is None:
             return Answer(kind=AnswerKind.ACCEPTED, receipt=receipt)
+        if asked.asynchronous:  # its channel sends it to where this copy's own sender listens
+            return await self._responding.stored_response(receipt) or Answer(kind=AnswerKind.ACCEPTED, receipt=receipt)
         return await self._join(letter, route, new, receipt)
 
     async def _under_used_ids(

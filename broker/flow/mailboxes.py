@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
+import msgspec
+
 from broker.channel import Mail, MailPage
 from broker.core.addressing import name_key
 from broker.core.outcome import Gone, StoreUnavailable
@@ -44,7 +46,7 @@ class Mailboxes:
             accepted=entry.accepted,
             body=entry.body,
             media_type=entry.media_type,
-            envelope=entry.message.envelope,
+            envelope=msgspec.structs.replace(entry.message.envelope, digest=entry.message.digest),
         )
 
     def following(self, endpoint: str) -> AbstractContextManager[asyncio.Event]:

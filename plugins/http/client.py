@@ -14,7 +14,8 @@ from datetime import timedelta
 import msgspec
 from yarl import URL
 
-from plugins.http.dial import Origin, anywhere, dial
+from broker.dialing import NotDialed, Origin, anywhere, client_context
+from plugins.http.dial import dial
 from plugins.http.exchange import Allowed, Connection, NoAnswer, Response, Trouble
 
 IDLE = 30.0  # seconds a connection is kept; below the 60 after which many servers and balancers drop it
@@ -144,10 +145,9 @@ class Client:
     def _tls(self) -> ssl.SSLContext:
         if self._context is None:
             try:
-                self._context = ssl.create_default_context(cafile=self._client_ca)
-            except OSError:
-                raise NoAnswer(Trouble.HANDSHAKE, "client_ca cannot be read") from None
-            self._context.minimum_version = ssl.TLSVersion.TLSv1_2
+                self._context = client_context(self._client_ca)
+            except NotDialed as not_dialed:
+                raise NoAnswer(Trouble[not_dialed.why.name], not_dialed.reason) from None
         return self._context
 
     def _take(self, origin: Origin) -> Connection | None:

@@ -1,32 +1,13 @@
-"""Makes a connection: the name looked up once, its addresses tried in a staggered race (RFC 8305), TLS checked."""
+"""Dials for HTTP (broker.dialing), and says in HTTP's words why there is no connection."""
 
 from __future__ import annotations
 
-import asyncio
-import os
-import socket
 import ssl
-from collections.abc import Callable, Coroutine
-from itertools import chain, zip_longest
-from typing import NamedTuple
+from collections.abc import Callable
 
-from broker.core.inside import is_inside
+from broker.dialing import NotDialed, Origin, anywhere
+from broker.dialing import dial as dial_any
 from plugins.http.exchange import Connection, NoAnswer, Trouble
-
-STAGGER = 0.25  # seconds until the next address is tried beside one that is silent (RFC 8305, section 5)
-Place = tuple[str, int]  # an IP address and a port
-
-
-class Origin(NamedTuple):
-    """Where connections lead, and what makes them interchangeable."""
-
-    host: str  # ASCII, without brackets
-    port: int
-    tls: bool
-
-
-def anywhere(_host: str) -> bool:
-    return True
 
 
 async def dial(
@@ -37,105 +18,8 @@ async def dial(
     *,
     may_be_here: Callable[[str], bool] = anywhere,
 ) -> Connection:
-    """A connection that is ready to be written to; raises `NoAnswer`, and ValueError for a host that is no name.
-
-    `may_be_here`: whether a host may be this machine or its own link. What was looked up is checked, and that
-    very address connected to, so that a name which means something else a moment later changes nothing (A-27).
-    """
+    """A connection that is ready to be written to; raises `NoAnswer`, and ValueError for a host that is no name."""
     try:
-        async with asyncio.timeout(seconds):
-            return await _dial(origin, build, context, seconds, may_be_here)
-    except socket.gaierror:
-        raise NoAnswer(Trouble.NO_NAME) from None
-    except ssl.SSLCertVerificationError:
-        raise NoAnswer(Trouble.CERTIFICATE) from None
-    except ssl.SSLError:
-        raise NoAnswer(Trouble.HANDSHAKE) from None
-    except TimeoutError:
-        raise NoAnswer(Trouble.NO_CONNECTION_IN_TIME) from None
-    except OSError as exc:
-        # Never the text of the exception: it may quote what was on the wire.
-        reason = os.strerror(exc.errno).lower() if exc.errno and exc.errno > 0 else type(exc).__name__
-        raise NoAnswer(Trouble.NO_CONNECTION, reason) from None
-
-
-async def _dial(
-    origin: Origin,
-    build: Callable[[], Connection],
-    context: ssl.SSLContext | None,
-    seconds: float,
-    may_be_here: Callable[[str], bool],
-) -> Connection:
-    loop = asyncio.get_running_loop()
-
-    async def to(place: Place) -> Connection:
-        if context is None:
-            return (await loop.create_connection(build, *place))[1]
-        return (
-            await loop.create_connection(
-                build,
-                *place,
-                ssl=context,
-                server_hostname=origin.host.rstrip("."),
-                ssl_handshake_timeout=seconds + 1,  # ours comes first
-                ssl_shutdown_timeout=1,
-            )
-        )[1]
-
-    places = await _places(origin)
-    if any(is_inside(ip) for ip, _ in places) and not may_be_here(origin.host):
-        places = [place for place in places if not is_inside(place[0])]
-        if not places:
-            raise NoAnswer(Trouble.INSIDE)
-    return await to(places[0]) if len(places) == 1 else await _first(places, to)
-
-
-async def _places(origin: Origin) -> list[Place]:
-    """The addresses of a host, the two families in turn (RFC 8305, section 4); an address is its own."""
-    if _is_address(origin.host):
-        return [(origin.host, origin.port)]
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
-    by_family: dict[int, dict[Place, None]] = {}
-    for family, _, _, _, place in found:
-        if family in (socket.AF_INET, socket.AF_INET6):
-            by_family.setdefault(family, {})[str(place[0]), int(place[1])] = None
-    mixed = [place for place in chain(*zip_longest(*by_family.values())) if place is not None]
-    if not mixed:
-        raise socket.gaierror(socket.EAI_NONAME, "no address")
-    return mixed
-
-
-def _is_address(host: str) -> bool:
-    try:
-        socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
-    except OSError:
-        return False
-    return True
-
-
-async def _first(places: list[Place], to: Callable[[Place], Coroutine[None, None, Connection]]) -> Connection:
-    """The first that succeeds, each begun when the one before has failed or kept silent; else the first failure."""
-    waiting = places[::-1]
-    under_way: set[asyncio.Task[Connection]] = set()
-    failure: BaseException | None = None
-    try:
-        while waiting or under_way:
-            if waiting:
-                under_way.add(asyncio.create_task(to(waiting.pop())))
-            done, _ = await asyncio.wait(
-                under_way, timeout=STAGGER if waiting else None, return_when=asyncio.FIRST_COMPLETED
-            )
-            for one in done:
-                under_way.discard(one)
-                if (failed := one.exception()) is None:
-                    under_way.update(done - {one})  # two at once: the other is put away below
-                    return one.result()
-                failure = failure or failed
-        raise failure or socket.gaierror(socket.EAI_NONAME, "no address")
-    finally:
-        for other in under_way:
-            other.cancel()
-        for end in await asyncio.gather(*under_way, return_exceptions=True):
-            if isinstance(end, Connection):
-                end.abort()
+        return await dial_any(origin, build, context, seconds, may_be_here=may_be_here)
+    except NotDialed as not_dialed:
+        raise NoAnswer(Trouble[not_dialed.why.name], not_dialed.reason) from None

@@ -10,6 +10,8 @@ from typing import cast
 import httptools
 import msgspec
 
+from broker.dialing import Undialed
+
 LARGEST_HEAD = 64 * 1024  # all that is no body: status lines, headers, interim answers, what chunks are framed with
 MOST_HEADERS = 128
 FRAMING = 16  # bytes of framing that a byte of body may have; the smallest chunk has five
@@ -22,15 +24,12 @@ BODILESS = frozenset({101, 204, 304})
 class Trouble(StrEnum):
     """Why there is no answer."""
 
-    NO_NAME = "the host's name could not be resolved"
-    INSIDE = (
-        "the host is this machine or its own link, where only a host may be that an address or a pattern of this "
-        "broker's operator names, without `*`"
-    )
-    NO_CONNECTION = "no connection"
-    NO_CONNECTION_IN_TIME = "no connection in time"
-    CERTIFICATE = "TLS: the certificate is not valid for the host"
-    HANDSHAKE = "TLS: the handshake failed"
+    NO_NAME = Undialed.NO_NAME.value
+    INSIDE = Undialed.INSIDE.value
+    NO_CONNECTION = Undialed.NO_CONNECTION.value
+    NO_CONNECTION_IN_TIME = Undialed.NO_CONNECTION_IN_TIME.value
+    CERTIFICATE = Undialed.CERTIFICATE.value
+    HANDSHAKE = Undialed.HANDSHAKE.value
     CLOSED = "the connection was closed before an answer came"
     LATE = "no answer in time"
     UNREADABLE = "the answer is not HTTP that can be read"

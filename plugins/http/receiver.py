@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
-from typing import Any
+from ipaddress import ip_network
 from urllib.parse import quote
 
 import msgspec
@@ -14,6 +13,7 @@ from broker.channel import Answer, Arrival, Asked, Hold, Host, Peer
 from broker.core.envelope import Envelope
 from broker.core.fhir.header import Release
 from broker.core.fhir.media import media_type
+from broker.core.forwarded import Network, peer_address
 from broker.core.outcome import StoreUnavailable
 from broker.express import add_express
 from broker.web import BASE_PATH, Asking, Reply, add_fhir_route, fhir_paths, later, pinned_release
@@ -75,7 +75,7 @@ class HttpReceiver:
             release=pinned_release(request),
             envelope=read_envelope(request.headers),
             asked=wishes,
-            peer=Peer(address=peer_address(request, self._proxies)),
+            peer=Peer(address=_peer_of(request, self._proxies)),
             way_in=request.match_info.get("name"),
             headers=told(request.headers),
             claims=claims_of(request),
@@ -175,33 +175,7 @@ class Creation:
         return (await said.answering.created(answer, body, said.content_type)).response()
 
 
-def peer_address(request: Asking, proxies: tuple[IPv4Network | IPv6Network, ...]) -> str:
-    """Who is at the other end; behind our own proxies, whom the last of them saw."""
+def _peer_of(request: Asking, proxies: tuple[Network, ...]) -> str:
     transport = request.transport
-    name: Any = transport.get_extra_info("peername") if transport is not None else None
-    if not isinstance(name, (tuple, list)):
-        return "unix"
-    seen = str(name[0])
-    if proxies and _is_inside(seen, proxies):
-        chain = [hop.strip() for field in request.headers.getall("X-Forwarded-For", ()) for hop in field.split(",")]
-        for hop in reversed(chain):
-            if not _is_address(hop):
-                break  # what stands before it may be anybody's invention
-            seen = hop
-            if not _is_inside(hop, proxies):
-                return hop
-        if chain:
-            return seen
-    return f"[{seen}]:{name[1]}" if ":" in seen else f"{seen}:{name[1]}"
-
-
-def _is_inside(address: str, networks: tuple[IPv4Network | IPv6Network, ...]) -> bool:
-    return _is_address(address) and any(ip_address(address) in network for network in networks)
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ip_address(text)
-    except ValueError:
-        return False
-    return True
+    name = transport.get_extra_info("peername") if transport is not None else None
+    return peer_address(name, request.headers.getall("X-Forwarded-For", ()) if proxies else (), proxies)

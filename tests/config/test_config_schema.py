@@ -9,6 +9,7 @@ from config_desk import CHANNELS
 from ruamel.yaml import YAML
 
 from broker.config import document, schema
+from broker.config.installed import Installed
 from broker.core.policy import DEFAULT, Match, Policy
 
 ROOT = Path(__file__).parents[2]
@@ -75,7 +76,7 @@ def test_every_policy_and_every_key_of_match_can_be_set() -> None:
 
 
 def test_every_key_of_the_examples_is_in_the_schema() -> None:
-    whole = schema(CHANNELS)
+    whole = schema({**Installed(), **CHANNELS})
 
     def check(value: Any, here: dict[str, Any], path: str) -> None:
         here = resolved(whole, here)

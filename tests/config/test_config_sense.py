@@ -185,8 +185,8 @@ def test_what_is_wrong_with_a_server_is_named_where_it_stands(desk: Desk) -> Non
     [
         ("htps://x/", "has a scheme that no channel speaks (did you mean https:?)"),
         ("HTTPS://x/", None),
-        ("amqp://x/", "needs the channel amqp, which is not in this release"),
-        ("mailto:a@b.example", "needs the channel email, which is not in this release"),
+        ("mqtt://x/", "needs the channel mqtt, which is not in this release"),
+        ("mllp://x:1/", "needs the channel mllp, which is not in this release"),
         ("x.example/fhir", "is no address: it has no scheme (such as https: or mailbox:)"),
         ("https:///fhir", "cannot be used (there is no host in https:///fhir)"),
         ("http://127.0.0.1:8080/fhir/$process-message", "is this broker itself, by its base_url"),
@@ -252,7 +252,7 @@ def test_direct_is_for_addresses_and_never_for_everything(desk: Desk) -> None:
         "https://x*.example/*": "must be a pattern such as",
         "urn:oid:1.2.*": "must be a pattern such as",
         "urn:oid:1.2": "has a scheme that no channel speaks",
-        "wss://*.example/*": "needs the channel websocket, which is not in this release",
+        "mqtts://*.example/*": "needs the channel mqtt, which is not in this release",
     }.items():
         (mistake,) = desk.mistakes(f"directory:\n  endpoints:\n    {name}: direct\n")
         assert said in mistake

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
+
 import pytest
 from flow_post import A, B, D, Opened, Post, answered_with, message, policy, refusal, response
 
 from broker.channel import Happening, Late, LateReport
+from broker.core.answer import AnswerKind
 from broker.core.delivery import AnswerState, State
-from broker.core.outcome import Gone, StoreUnavailable
+from broker.core.message import digest_text
+from broker.core.outcome import Gone, Problem, StoreUnavailable, Who
 from broker.core.policy import DEFAULT
 from broker.store import Cutoffs, StoreError
 
@@ -47,6 +51,16 @@ async def test_report_quotes_the_reference(post: Post) -> None:
     assert [one.in_reply_to for one in post.script.to(REPLIES)] == ["corr-9"]
 
 
+async def test_copy_of_an_answered_request_gets_the_response_for_its_own_reply_address(post: Post) -> None:
+    """Its sender may listen elsewhere by now: the first reply address may have gone with its connection."""
+    post.script.says("test://a/in", answered_with(response()))
+    first = await post.send(message(), asynchronous=True, reply_to=REPLIES)
+    await post.rest()
+    again = await post.send(message(), asynchronous=True, reply_to=f"{REPLIES}2")
+    assert (first.kind, again.kind, again.body) == (AnswerKind.ACCEPTED, AnswerKind.RESPONSE, response())
+    assert (await post.send(message(), asynchronous=True)).kind is AnswerKind.ACCEPTED
+
+
 async def test_receivers_of_who_does_not_listen_are_asked_to_answer_later(post: Post) -> None:
     await post.send(message(), asynchronous=True, reference="corr-1")
     await post.rest()
@@ -79,6 +93,15 @@ async def test_delivery_that_failed_after_all_is_dead_and_its_source_told_once(p
     assert (report["code"], report["identifier"]) == ("fatal-error", "m1")
     assert "no such user" in report["issue"]["details"]["text"]
     assert [letter.delivery.position for letter in await post.store.dead(10, 0)] == [1]
+
+
+async def test_failure_for_want_of_time_is_told_as_one_that_may_be_tried_again(post: Post) -> None:
+    """A-43."""
+    problem = Problem(code="timeout", id="refused-by-receiver", text="a server on the way gave up", who=Who.RECEIVER)
+    id = await carried(post)
+    assert await post.late(LateReport(message_id=id, address="", what=Late.FAILED, note="4.4.1", problem=problem))
+    await post.rest()
+    assert [report["code"] for report in await post.reports()] == ["transient-error"]
 
 
 async def test_word_that_it_is_delayed_or_delivered_is_noted_and_changes_nothing(post: Post) -> None:
@@ -117,6 +140,7 @@ async def test_channel_reads_a_mailbox_with_the_envelope_of_each_message(post: P
     assert [(mail.body, mail.envelope.id) for mail in page.mail] == [
         (message(f"b{n}", f"m{n}", to=(D,)), f"b{n}") for n in (1, 2)
     ]
+    assert all(mail.envelope.digest == digest_text(sha256(mail.body).digest()) for mail in page.mail)
     assert page.more
     assert len((await post.mailboxes.read(D, page.reached, 2)).mail) == 1
 

@@ -22,6 +22,7 @@ STARTS_WITHIN = 60.0  # seconds; three on an idle core, and the core may have ot
 STOPS_WITHIN = 20.0
 # Debian's /usr/sbin/rabbitmq-server changes the user and the folder; the program itself is beside its libraries.
 PROGRAMS = ("/usr/lib/rabbitmq/bin/rabbitmq-server", "rabbitmq-server")
+CONTROLS = ("/usr/lib/rabbitmq/bin/rabbitmqctl", "rabbitmqctl")
 CONFIG = """\
 listeners.tcp.1 = 127.0.0.1:{port}
 loopback_users.guest = true
@@ -43,8 +44,10 @@ def free_port() -> int:
 class RabbitNode:
     """One node: what it keeps in its folder is there again when it is started anew, on the same port."""
 
-    def __init__(self, folder: Path, *, port: int = 0) -> None:
+    def __init__(self, folder: Path, *, port: int = 0, more: str = "", plugins: str = "") -> None:
         self.folder = folder.resolve()
+        self._more = more  # lines of its configuration
+        self._plugins = plugins  # names, with commas between them
         self.port = port or free_port()
         self.url = f"amqp://guest:guest@127.0.0.1:{self.port}/"
         self.log = self.folder / "rabbitmq.out"
@@ -55,8 +58,8 @@ class RabbitNode:
 
     def _write_settings(self) -> dict[str, str]:
         folder = self.folder
-        (folder / "rabbitmq.conf").write_text(CONFIG.format(port=self.port))
-        (folder / "enabled_plugins").write_text("[].\n")
+        (folder / "rabbitmq.conf").write_text(CONFIG.format(port=self.port) + self._more)
+        (folder / "enabled_plugins").write_text(f"[{self._plugins}].\n")
         (folder / "environment.conf").touch()  # else the machine's own is read
         own = {name: value for name, value in os.environ.items() if not name.startswith(("RABBITMQ_", "ERL_"))}
         return {
@@ -119,6 +122,14 @@ class RabbitNode:
         said = self.log.read_text(errors="replace")[-8000:]
         raise RuntimeError(f"RabbitMQ does not listen on port {self.port}; it said:\n{said}")
 
+    def control(self, *arguments: str) -> str:
+        """What `rabbitmqctl` says."""
+        program = next(found for name in CONTROLS if (found := shutil.which(name)))
+        return subprocess.run(
+            [program, "--quiet", *arguments],
+            env=self._environment, cwd=self.folder, check=True, capture_output=True, text=True, timeout=STARTS_WITHIN,
+        ).stdout  # fmt: skip
+
     def stop(self, how: int = signal.SIGTERM) -> None:
         """Ends it in good order, or with SIGKILL as a crash would.
 
@@ -135,8 +146,8 @@ class RabbitNode:
 
 
 @contextlib.contextmanager
-def rabbitmq(folder: Path, *, port: int = 0) -> Iterator[RabbitNode]:
-    node = RabbitNode(folder, port=port)
+def rabbitmq(folder: Path, *, port: int = 0, more: str = "", plugins: str = "") -> Iterator[RabbitNode]:
+    node = RabbitNode(folder, port=port, more=more, plugins=plugins)
     try:
         yield node.start()
     finally:

@@ -19,11 +19,11 @@ from http_desk import read_request
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from broker import dialing as dial_module
+from broker.dialing import Origin
 from plugins.http import client as client_module
-from plugins.http import dial as dial_module
 from plugins.http.address import on_the_wire
 from plugins.http.client import Client, Target, fields_of, target_of
-from plugins.http.dial import Origin
 from plugins.http.exchange import LARGEST_HEAD, Connection, Flaw, NoAnswer, Response, Trouble
 
 TAKEN = b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n"

@@ -9,8 +9,9 @@ from datetime import timedelta
 import pytest
 from yarl import URL
 
+from broker.dialing import Origin
 from plugins.http.client import Client, target_of
-from plugins.http.dial import Origin, dial
+from plugins.http.dial import dial
 from plugins.http.exchange import Connection, NoAnswer, Trouble
 
 SECOND = timedelta(seconds=1)

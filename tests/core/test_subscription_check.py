@@ -94,6 +94,19 @@ def test_each_refusal_names_its_element(asked: Subscription, expected: list[tupl
     assert problems(asked) == expected
 
 
+def test_client_may_write_the_status_back_as_it_read_it() -> None:
+    active = native(status="active")
+    assert checked(active, offer(), now=NOW, current=Status.ACTIVE).status is Status.ACTIVE
+    with pytest.raises(SubscriptionRefused):
+        checked(active, offer(), now=NOW, current=Status.ERROR)
+
+
+def test_mistake_elsewhere_does_not_hide_an_endpoint_that_is_not_allowed() -> None:
+    """S-61."""
+    asked = native(status="active", endpoint="https://stranger.example/hook")
+    assert problems(asked) == [("status", "invalid-value"), ("endpoint", "endpoint-not-allowed")]
+
+
 def test_cap_of_the_party_may_allow_all() -> None:
     """S-63."""
     assert problems(native(content="full-resource"), offer(cap=Content.FULL)) == []

@@ -6,10 +6,14 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from subscribed import CANDLE, CORPUS, ENCOUNTERS
+from subscribed import CANDLE, CORPUS, ENCOUNTERS, NOW
 
+from broker.core.cloudevent import read_event, write_event
 from broker.core.fhir.header import Format, Release
+from broker.core.subscription.cloud import envelope_of
 from broker.core.subscription.foreign import Foreign, Package, missed, read_notification
+from broker.core.subscription.notification import About, Carried, Event, Kind, notification
+from broker.core.subscription.wrap import wrap
 
 STATUS: dict[str, Any] = {
     "resourceType": "SubscriptionStatus",
@@ -135,3 +139,22 @@ def test_gap_is_what_lies_between(
     """S-24, for a heartbeat too."""
     foreign = Foreign(package=Package.BARE, kind="event-notification", numbers=numbers, since_start=since)
     assert missed(last, foreign) == gap
+
+
+def test_one_subscriber_reads_the_same_from_every_channel() -> None:
+    """Sources: the notification is one and the same, wrapped or bare (recommendations 2 and 3)."""
+    ids = ("64578ab3-2bf6-497a-a873-7c29fa2090d6", "a3671fee-b159-478b-9a96-335376d006e9")
+    about = About(url="https://b.example/Subscription/1", topic=ENCOUNTERS, since_start=4, release=Release.R5)
+    focus = Carried(reference="https://s.example/Encounter/2", type="Encounter", id="2", release=Release.R5)
+    events = [Event(number=4, at=NOW, focus=focus)]
+    bare = notification(Kind.EVENT, about, ids=ids, at=NOW, events=events)  # rest-hook, websocket, mail attachment
+    message = wrap(
+        bare, notification_id=ids[0], format=Format.JSON, release=Release.R5, endpoint="https://c.example/fhir",
+        source="urn:oid:1.2.3", source_name="broker", ids=(ids[1], ids[0]), at=NOW,
+    )  # fmt: skip
+    envelope = envelope_of(events, about, prefix="org.example", base_url="https://b.example", at=NOW)
+    event = read_event(write_event(envelope, bare, "application/fhir+json; fhirVersion=5.0"))
+    found = [read_notification(body, format=Format.JSON) for body in (bare, message, event.body)]
+    told = {(one.kind, one.numbers, one.focus, one.topic, one.body) for one in found if one is not None}
+    assert told == {("event-notification", (4,), ("https://s.example/Encounter/2",), ENCOUNTERS, bare)}
+    assert len(found) == 3

@@ -2,13 +2,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import orjson
 import pytest
-from subscribed import r4, read, subscription
+from subscribed import r4, read
 
 from broker.core.fhir.header import Event, Format, Header, Identifier, Release
 from broker.core.subscription.content import Content
-from broker.core.subscription.occurrence import CLASSIC, Occurrence, Topics, topic_for
+from broker.core.subscription.matching import Subscribers
+from broker.core.subscription.occurrence import CLASSIC, Occurrence, Topics, topic_of
 from broker.core.subscription.topic import Interaction, Topic
 from broker.core.subscription.topic_form import topic_from
 
@@ -222,15 +224,20 @@ def test_message_in_xml_is_told_of_as_in_json() -> None:
 # --- the classic model ---
 
 
-def test_classic_subscription_makes_a_topic_of_its_search() -> None:
+def test_classic_subscriptions_to_a_type_share_a_topic() -> None:
     """S-41: deletes notify nobody."""
-    what = topic_for(read(r4(criteria="Encounter?patient=Patient/7"), Release.R4))
-    assert what.url == CLASSIC + "Encounter?patient=Patient/7"
+    what = topic_of("Encounter")
+    assert what.url == CLASSIC + "Encounter"
     assert foci(what) == ["Encounter/2"]
     entries = [ENTRIES[0], {"request": {"method": "DELETE", "url": "Encounter/2"}}]
     assert foci(what, message(entries=entries)) == []
 
 
-def test_other_models_have_topics_already() -> None:
-    with pytest.raises(ValueError, match="only a classic"):
-        topic_for(subscription())
+def test_search_strings_of_classic_subscriptions_are_their_filters() -> None:
+    subscribers = Subscribers()
+    for id, criteria in enumerate(("Encounter?patient=Patient/7", "Encounter?patient=Patient/8", "Encounter")):
+        one = msgspec.structs.replace(read(r4(criteria=criteria), Release.R4), id=str(id))
+        subscribers.add(one, topic_of("Encounter"))
+    content = message()
+    (one,) = found(topic_of("Encounter"), content)
+    assert sorted(subscribers.hearing(one, content.aliases)) == ["0", "2"]

@@ -293,6 +293,23 @@ def test_secret_that_is_written_back_as_it_was_shown_stays() -> None:
     assert new.headers == (Header("X", "two"), Header("Authorization", "new"))
 
 
+def test_secret_that_is_not_written_anew_does_not_go_elsewhere() -> None:
+    """S-60: whoever may change the endpoint need not know the secret."""
+    old = read(r5(parameter=[{"name": "Authorization", "value": "one"}]))
+    moved = read(r5(parameter=[{"name": "Authorization", "value": "(hidden)"}], endpoint="https://example.org/other"))
+    with pytest.raises(SubscriptionRefused) as raised:
+        with_secrets_of(moved, old)
+    assert raised.value.problem.id == "secret-needed"
+    anew = read(r5(parameter=[{"name": "Authorization", "value": "two"}], endpoint="https://example.org/other"))
+    assert with_secrets_of(anew, old) == anew
+
+
+def test_narrative_is_not_kept_since_it_may_repeat_a_secret() -> None:
+    """S-60."""
+    told = r5(text={"status": "generated", "div": "<div>Authorization: one</div>"}, name="kept")
+    assert orjson.loads(read(told).kept) == {"name": "kept"}
+
+
 def test_hidden_value_of_an_unknown_header_is_taken_as_it_stands() -> None:
     shown = read(r5(parameter=[{"name": "X", "value": "(hidden)"}]))
     assert with_secrets_of(shown, read(r5())).headers == (Header("X", "(hidden)"),)

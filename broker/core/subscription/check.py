@@ -48,11 +48,14 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
     most_filters: int = 20
 
 
-def checked(subscription: Subscription, offer: Offer, *, now: datetime) -> Subscription:
-    """The Subscription with what its client left open filled in; raises SubscriptionRefused with all that is wrong."""
+def checked(subscription: Subscription, offer: Offer, *, now: datetime, current: Status | None = None) -> Subscription:
+    """The Subscription with what its client left open filled in; raises SubscriptionRefused with all that is wrong.
+
+    `current` is the status of the one that is updated: a client may write it back as it read it.
+    """
     complain = Complaints()
     at = _Places(subscription)
-    if subscription.status not in (Status.REQUESTED, Status.OFF):
+    if subscription.status not in (Status.REQUESTED, Status.OFF, current):
         complain(at.status, "must be `requested` (or `off`): the server alone says what follows (S-6).")
     if subscription.end is not None and subscription.end <= now:
         complain(at.end, "is in the past.")
@@ -106,7 +109,7 @@ def _check_endpoint(
     if not endpoint:
         complain.missing(at.endpoint, f"{code} needs to know where to")
         return
-    scheme = endpoint.partition(":")[0].lower()
+    scheme, fits = endpoint.partition(":")[0].lower(), len(complain.problems)
     if scheme not in channel.schemes:
         plain = scheme == "http" and "https" in channel.schemes
         why = " Plain http is refused (S-40)." if plain else ""
@@ -117,7 +120,7 @@ def _check_endpoint(
             complain(at.endpoint, "must be mailto: and one address, nothing else.", id="endpoint-does-not-fit")
     elif "@" in urlsplit(endpoint).netloc:
         complain(at.endpoint, "must not carry a user or password: use a header.", id="endpoint-does-not-fit")
-    if not complain.problems and not offer.may_point_at(endpoint):
+    if len(complain.problems) == fits and not offer.may_point_at(endpoint):
         complain(
             at.endpoint,
             "is not on the list of endpoints that may be notified: ask the operator (S-61).",

@@ -12,7 +12,7 @@ from broker.core.subscription.elements import Values
 from broker.core.subscription.occurrence import Occurrence
 from broker.core.subscription.parameters import Definition
 from broker.core.subscription.query import Aliases, Condition, Facts
-from broker.core.subscription.subscription import Subscription
+from broker.core.subscription.subscription import Model, Subscription
 from broker.core.subscription.topic import FilterBy, Topic
 
 Rest = tuple[Condition, ...]  # what is to be tested besides the value that a subscription was found by
@@ -51,7 +51,10 @@ class Subscribers:
         return id in self._where
 
     def add(self, subscription: Subscription, topic: Topic) -> None:
-        """Take a subscription in, or anew; raises `query.NotEvaluable` for filters that the check refuses."""
+        """Take a subscription in, or anew; raises `query.NotEvaluable` for filters that the check refuses.
+
+        Of a classic one the topic is `occurrence.topic_of` the type it searches.
+        """
         conditions = tuple(_conditions(subscription, topic))
         id, place = subscription.id, (topic.url, topic.version)
         self.remove(id)
@@ -142,6 +145,9 @@ def _found(of_topic: _OfTopic, asking: _Asking) -> Iterable[Bucket]:
 
 
 def _conditions(subscription: Subscription, topic: Topic) -> Iterable[Condition]:
+    if subscription.model is Model.CLASSIC:
+        yield from query.parse(subscription.criteria).conditions
+        return
     types = topic.focus_types
     for one in subscription.filters:
         allowed = topic.filter_by(one.parameter, one.resource_type) or FilterBy(parameter=one.parameter)

@@ -15,11 +15,10 @@ from broker.core.subscription import query
 from broker.core.subscription.content import Content, Entry
 from broker.core.subscription.elements import Values
 from broker.core.subscription.parameters import Kind, definition_of
-from broker.core.subscription.subscription import Model, Subscription
 from broker.core.subscription.topic import EventTrigger, Interaction, ResourceTrigger, Shape, Topic
 
 ANY = "*"  # of an event trigger: every event
-CLASSIC = "urn:x-fhir-broker:classic:"  # before the criteria, the URL of the topic that a classic Subscription makes
+CLASSIC = "urn:x-fhir-broker:classic:"  # before a type, the URL of the topic of classic Subscriptions to it
 MOST_ITERATIONS = 8  # of `&iterate=`: links that go in circles end anyhow, long chains are nobody's notification
 
 
@@ -203,14 +202,10 @@ def _referred(entry: Entry, include: str, content: Content) -> list[Entry]:
 # --- R4's classic model ---
 
 
-def topic_for(subscription: Subscription) -> Topic:
-    """The topic that a classic Subscription makes by itself: created and updated resources that its search finds."""
-    if subscription.model is not Model.CLASSIC:
-        raise ValueError("only a classic Subscription makes a topic")
-    asked = query.parse(subscription.criteria)
-    trigger = ResourceTrigger(
-        resource=asked.resource,
-        interactions=(Interaction.CREATE, Interaction.UPDATE),  # S-41: deletes notify nobody
-        conditions=asked.conditions,
-    )
-    return Topic(url=CLASSIC + subscription.criteria, resources=(trigger,))
+def topic_of(resource: str) -> Topic:
+    """The topic that the classic Subscriptions to one type share; their search strings are their filters.
+
+    Created and updated resources: deletes notify nobody (S-41).
+    """
+    trigger = ResourceTrigger(resource=resource, interactions=(Interaction.CREATE, Interaction.UPDATE))
+    return Topic(url=CLASSIC + resource, resources=(trigger,))

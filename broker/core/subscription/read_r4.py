@@ -212,8 +212,11 @@ def _extension_seconds(channel: Element, name: str) -> timedelta | None:
 
 
 def kept(element: Element, ours: tuple[str, ...], repeated: tuple[str, ...]) -> bytes:
-    """What is carried on as written; of `meta` the profiles and tags, since version and time are the server's."""
-    rest = without(element.values, ours)
+    """What is carried on as written; of `meta` the profiles and tags, since version and time are the server's.
+
+    The narrative is not: programs write all elements into it, the secret ones too (S-60).
+    """
+    rest = without(element.values, (*ours, "text"))
     if isinstance(rest.get("meta"), dict):
         rest["meta"] = without(rest["meta"], ("versionId", "lastUpdated"))
         if not rest["meta"]:

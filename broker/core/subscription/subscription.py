@@ -7,7 +7,8 @@ from enum import StrEnum
 
 import msgspec
 
-from broker.core.fhir.header import Format, Release
+from broker.core.fhir.header import Release
+from broker.core.outcome import SubscriptionRefused
 
 R4_CHANNELS = "http://hl7.org/fhir/subscription-channel-type"
 R5_CHANNELS = "http://terminology.hl7.org/CodeSystem/subscription-channel-type"
@@ -110,23 +111,24 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
         return self.topic.partition("|")[2]
 
 
-class Source(msgspec.Struct, frozen=True, kw_only=True):
-    """How a resource came: what a client sent, and how it said it was written."""
-
-    body: bytes
-    format: Format
-    release: Release
-
-
 def with_secrets_of(new: Subscription, old: Subscription) -> Subscription:
-    """An update as it is meant: where a client writes back what we showed it, secrets stay what they were (S-60)."""
+    """An update as it is meant: where a client writes back what we showed it, secrets stay what they were (S-60).
+
+    Not where they would go elsewhere: whoever may write need not know the secret. Raises SubscriptionRefused.
+    """
     before = list(old.headers)
+    elsewhere = (new.endpoint, new.channel) != (old.endpoint, old.channel)
     headers = []
     for header in new.headers:
-        if header.value == HIDDEN:
-            same = next((known for known in before if known.name.lower() == header.name.lower()), None)
-            if same is not None:
-                before.remove(same)  # of several with one name, each is the one at its place
-                header = same
+        same = next((known for known in before if known.name.lower() == header.name.lower()), None)
+        if header.value == HIDDEN and same is not None:
+            if elsewhere:
+                raise SubscriptionRefused(
+                    f"The endpoint changes: write the value of {header.name} again, which is not shown to anybody.",
+                    id="secret-needed",
+                    expression="Subscription.parameter" if new.model is Model.NATIVE else "Subscription.channel.header",
+                )
+            before.remove(same)  # of several with one name, each is the one at its place
+            header = same
         headers.append(header)
     return msgspec.structs.replace(new, headers=tuple(headers))

@@ -84,6 +84,10 @@ def test_what_is_served_comes_back_with_its_gaps_filled() -> None:
         (mail("mailto:a@example.org", "text/plain"), []),
         (mail("mailto:a@example.org", "text/html;attach=application/fhir+json"), []),
         (mail("mailto:a@example.org", "application/fhir+json"), [("contentType", "invalid-value")]),
+        (
+            mail("mailto:a@example.org", "text/plain;attach=application/fhir+json; fhirVersion=3.0"),
+            [("contentType", "fhir-version-not-served")],
+        ),
         (mail("mailto:a@example.org", "text/plain;attach=image/png"), [("contentType", "media-type-not-served")]),
         (mail("mailto:a@b?bcc=c@d", "text/plain"), [("endpoint", "endpoint-does-not-fit")]),
         (mail("https://example.org/hook", "text/plain"), [("endpoint", "endpoint-does-not-fit")]),

@@ -10,15 +10,14 @@ from urllib.parse import urlsplit
 import msgspec
 
 from broker.core.fhir.header import Release
-from broker.core.fhir.media import media_type
+from broker.core.fhir.media import MediaType, media_type
 from broker.core.outcome import Refusal
-from broker.core.subscription import query
+from broker.core.subscription import mail, query
 from broker.core.subscription.elements import Complaints
 from broker.core.subscription.subscription import Content, Filter, Model, Status, Subscription
 from broker.core.subscription.topic import Topic
 
 CLOUDEVENTS = "application/cloudevents+json"
-_ATTACHED = re.compile(r"(text/plain|text/html)(?:\s*;\s*attach\s*=\s*\"?([^\";]+)\"?)?", re.IGNORECASE)
 _ADDRESS = re.compile(r"[^\s@<>,;:\"]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.\-]{0,251}[A-Za-z0-9])?")
 
 
@@ -135,22 +134,24 @@ def _check_media(
     text = subscription.media_type
     if not text:
         return
-    if channel.mail:
-        match = _ATTACHED.fullmatch(text.strip())
-        if match is None:
-            complain(at.media, "must be text/plain or text/html, with `;attach=…` for an attachment (S-45).")
-            return
-        text = match[2] or ""
-        if not text:
-            return
-    if text.partition(";")[0].strip().lower() == CLOUDEVENTS:
+    if not channel.mail and text.partition(";")[0].strip().lower() == CLOUDEVENTS:
         if not channel.cloudevents:
             complain(at.media, f"is not served over {subscription.channel.code}.", code="not-supported")
         return
+    named: MediaType | None
     try:
-        named = media_type(text)
+        if channel.mail:
+            form = mail.form_of(text)
+            if form is None:
+                complain(at.media, "must be text/plain or text/html, with `;attach=…` for an attachment (S-45).")
+                return
+            named = form.attached
+        else:
+            named = media_type(text)
     except Refusal as refusal:
         complain(at.media, f"is not served: {refusal}", id="media-type-not-served", code="not-supported")
+        return
+    if named is None:
         return
     release = named.release or subscription.release
     if release not in offer.releases:  # S-3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -56,6 +57,10 @@ NoColor = Annotated[bool, typer.Option("--no-color", help="No colours; so does N
 Insecure = Annotated[
     bool, typer.Option("--insecure", help="Let listeners that are not loopback do without TLS and parties.")
 ]
+Plugins = Annotated[
+    Sequence[Path],
+    typer.Option("--plugins", metavar="FOLDER", help="With the channels in this folder; may be repeated."),
+]
 Limit = Annotated[int, typer.Option("--limit", min=1, max=500, help="At most so many.")]
 After = Annotated[int, typer.Option("--after", min=0, help="Go on after this position.")]
 Number = Annotated[int | None, typer.Option("--number", min=1, help="One delivery of the message.")]
@@ -95,11 +100,11 @@ def check(config: Config = None, insecure: Insecure = False, json: AsJson = Fals
 
 
 @cli.command()
-def schema() -> None:
+def schema(plugins: Plugins = ()) -> None:
     """Print the JSON Schema of the configuration, for editors."""
     from broker.commands import schema
 
-    raise typer.Exit(schema.schema())
+    raise typer.Exit(schema.schema(plugins=plugins))
 
 
 @cli.command()

@@ -98,7 +98,7 @@ class Broker:
         self._settings = settings
         self._inherited = dict(sockets)  # by listener: opened by the service manager, so that callers can wait there
         self._clock = SteadyClock() if clock is None else clock
-        self._specs = Installed() if channels is None else channels
+        self._specs = Installed(settings.plugins) if channels is None else channels
         self._tasks: list[asyncio.Task[None]] = []
         self._runners: list[Runner] = []
         self.listening: dict[str, str] = {}

@@ -239,6 +239,11 @@ class Configuration(Form):
     broker: Broker = Field(description="Who this broker is.")
     store: Store = Field(default_factory=Store, description="Where accepted messages are kept, and how long.")
     admin: Admin = Field(default_factory=Admin, description="The operator's own listener.")
+    plugins: Texts = Field(
+        default=(),
+        description="Folders in which channels stand that are not installed, each in a folder of its name "
+        "(docs/plugins.md). Only those that `channels` names are imported.",
+    )
     channels: dict[str, Any] = Field(
         default_factory=dict, description="The protocols it speaks. What is absent is off."
     )

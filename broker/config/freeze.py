@@ -44,6 +44,7 @@ def frozen(
         ),
         store=_store(form.store, folder),
         admin=settings.Admin(listen=_listen(form.admin.listen, folder)),
+        plugins=tuple(absolute(path, folder) for path in form.plugins),
         channels=MappingProxyType(
             {name: settings_of(channels[name].settings, block, folder) for name, block in _blocks(form.channels)}
         ),

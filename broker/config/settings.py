@@ -97,6 +97,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     broker: Broker
     store: Store
     admin: Admin
+    plugins: tuple[Path, ...] = ()  # folders whose folders are channels; absolute
     channels: Mapping[str, Any] = MappingProxyType({})  # channel's name to its own settings value; absent = off
     parties: Mapping[str, Party] = MappingProxyType({})
     allow: Allow = Allow()

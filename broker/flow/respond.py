@@ -82,18 +82,21 @@ class Responding:
         """The request that a response answers or answered; None where it is of nothing we carried."""
         link = letter.header.response
         assert link is not None
-        found = await self._store.quoted(quoted_ids(link), CANDIDATES)
         source = letter.message.source
-        chosen = match(
-            [candidate for request in found for candidate in self._candidates(request)],
-            source=letter.source_key,
-            destinations=[name_key(name) for name in letter.destinations],
-            is_at=lambda address: _same_address(source, address),
-            lives_at=lambda address: self._lives_at(source, address),
-        )
-        if chosen.verdict is Verdict.UNMATCHED:
-            return None
-        return Answering(match=chosen, request=next(r for r in found if r.stored.position == chosen.position))
+        for _ in range(2):  # the end of an attempt that was being written while we read is there the second time
+            found = await self._store.quoted(quoted_ids(link), CANDIDATES)
+            chosen = match(
+                [candidate for request in found for candidate in self._candidates(request)],
+                source=letter.source_key,
+                destinations=[name_key(name) for name in letter.destinations],
+                is_at=lambda address: _same_address(source, address),
+                lives_at=lambda address: self._lives_at(source, address),
+            )
+            if chosen.verdict is not Verdict.UNMATCHED:
+                return Answering(match=chosen, request=next(r for r in found if r.stored.position == chosen.position))
+            if not found:
+                return None
+        return None
 
     def _candidates(self, request: Open) -> list[Candidate]:
         message = request.stored.message
@@ -110,7 +113,7 @@ class Responding:
                 answered=delivery.answer is AnswerState.ANSWERED,
                 carried=delivery.left
                 or delivery.state is State.DONE
-                or self._delivering.is_under_way(delivery.lane, delivery.position, delivery.number),
+                or self._delivering.may_have_left(delivery.lane, delivery.position, delivery.number),
             )
             for delivery in request.deliveries
         ]

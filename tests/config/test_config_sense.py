@@ -185,7 +185,7 @@ def test_what_is_wrong_with_a_server_is_named_where_it_stands(desk: Desk) -> Non
     [
         ("htps://x/", "has a scheme that no channel speaks (did you mean https:?)"),
         ("HTTPS://x/", None),
-        ("mqtt://x/", "needs the channel mqtt, which is not in this release"),
+        ("amqp10://x/", "needs the channel amqp10, which is not in this release"),
         ("mllp://x:1/", "needs the channel mllp, which is not in this release"),
         ("x.example/fhir", "is no address: it has no scheme (such as https: or mailbox:)"),
         ("https:///fhir", "cannot be used (there is no host in https:///fhir)"),

@@ -63,6 +63,8 @@ def path_of(text: str, resource: str = "") -> Path:
     try:
         empty = {"resourceType": resource or "Resource"}
         _compiled(text)(empty, _context(empty))
+    except ImportError:  # a broken installation is nobody's rule
+        raise
     except Exception as error:
         raise NotEvaluable(f"is no FHIRPath that can be evaluated: {str(error)[:200]}.") from None
     return Path(text)

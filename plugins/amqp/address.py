@@ -24,7 +24,12 @@ _VHOST = re.compile(r"/[^/]*")
 
 def fits(text: str | None) -> bool:
     """Whether a text can be a short string."""
-    return text is not None and len(text.encode("utf-8", "surrogateescape")) <= LONGEST_SHORT
+    if text is None:
+        return False
+    try:
+        return len(text.encode()) <= LONGEST_SHORT
+    except UnicodeEncodeError:  # what was read and is no UTF-8 (lenient.py)
+        return False
 
 
 class Server(msgspec.Struct, frozen=True, kw_only=True):

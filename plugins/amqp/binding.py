@@ -16,10 +16,12 @@ from broker.core.cloudevent import read_event, write_event
 from broker.core.envelope import EMPTY, Envelope
 from broker.core.outcome import BadRequest, Unsupported
 from plugins.amqp.address import fits
+from plugins.amqp.lenient import UNREADABLE, as_unicode
 from plugins.amqp.settings import Mode, Prefix
 
 PREFIXES = tuple(prefix.value for prefix in Prefix)
 BATCH = "application/cloudevents-batch"
+TEXTS = ("content_type", "content_encoding", "correlation_id", "reply_to", "expiration", "message_id", "user_id")
 PERSISTENT = 2
 EPOCH = datetime.fromtimestamp(0, UTC)  # AMQP counts no time before it
 LARGEST_EXPIRATION = 2**32 - 1  # milliseconds; RabbitMQ closes the amqp_channel over more
@@ -97,6 +99,7 @@ class Read(msgspec.Struct, frozen=True, kw_only=True):
 
 def read(properties: Basic.Properties, body: bytes, at: datetime) -> Read:
     """Raises `Refusal` for what is no message that we can read."""
+    _check(properties)
     encoding = (properties.content_encoding or "").strip().lower()
     if encoding not in PLAIN_ENCODINGS:
         raise Unsupported(
@@ -121,6 +124,15 @@ def read(properties: Basic.Properties, body: bytes, at: datetime) -> Read:
     )
 
 
+def _check(properties: Basic.Properties) -> None:
+    for name in TEXTS:
+        text = properties[name]
+        if text is not None and not fits(str(text)):
+            raise BadRequest(f"{name} is no UTF-8", id="bad-properties", expression=f"amqp.{name}")
+    if properties.headers and UNREADABLE in properties.headers:
+        raise BadRequest("the name of a header is no UTF-8", id="bad-properties", expression="amqp.headers")
+
+
 def _guess(body: bytes) -> str:
     """Of a message that does not say what it is."""
     return _XML if body.removeprefix(_BOM).lstrip()[:1] == b"<" else _JSON
@@ -135,7 +147,7 @@ def _sorted(entries: FieldTable) -> tuple[dict[str, str], tuple[tuple[str, str],
         attribute = name if name in TRACE else _attribute(name)
         if attribute is None:
             if text is not None:
-                others.append((name.lower(), text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")))
+                others.append((name.lower(), as_unicode(text)))
         elif attribute in found:
             raise _refused(name, "says what another header says already: a message has one of the prefixes (C-35)")
         elif text is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
 
 from aiormq.abc import DeliveredMessage
 from pamqp.commands import Basic
@@ -14,11 +15,16 @@ from broker.core.fhir.header import Format, Release
 from broker.core.fhir.outcomes import outcome_bytes
 from broker.core.outcome import Refusal
 from plugins.amqp.address import fits
+from plugins.amqp.lenient import as_unicode
 from plugins.amqp.publisher import Publication
 from plugins.amqp.settings import Consume
 
 REASON = "x-error-"
 ROUTES = ("CC", "BCC")  # headers by which RabbitMQ sends further copies
+KEPT = (
+    "content_type", "content_encoding", "priority", "correlation_id", "reply_to", "message_id", "timestamp",
+    "message_type", "app_id",
+)  # fmt: skip
 PERSISTENT = 2
 
 
@@ -39,7 +45,7 @@ def dead_letter(message: DeliveredMessage, consume: Consume, refusal: Refusal, a
         "user-id": properties.user_id,  # RabbitMQ takes none but our own
     }
     kept = {
-        name: value
+        name: _writable(value)
         for name, value in (properties.headers or {}).items()
         if not name.startswith(REASON) and name not in ROUTES
     }
@@ -47,24 +53,30 @@ def dead_letter(message: DeliveredMessage, consume: Consume, refusal: Refusal, a
         exchange=consume.dead_letter or "",
         routing_key=consume.queue if consume.dead_letter else dead_queue(consume),
         properties=Basic.Properties(
-            content_type=properties.content_type,
-            content_encoding=properties.content_encoding,
+            **{name: _writable(properties[name]) for name in KEPT},
             headers=kept | _headers(reason),
             delivery_mode=PERSISTENT,
-            priority=properties.priority,
-            correlation_id=properties.correlation_id,
-            reply_to=properties.reply_to,
-            message_id=properties.message_id,
-            timestamp=properties.timestamp,
-            message_type=properties.message_type,
-            app_id=properties.app_id,
         ),
         body=message.body,
     )
 
 
+def _writable(value: Any) -> Any:
+    """As pamqp writes what it has read."""
+    match value:
+        case str():
+            return as_unicode(value)
+        case bytes():  # a text that is no UTF-8
+            return bytearray(value)
+        case dict():
+            return {name: _writable(one) for name, one in value.items()}
+        case list():
+            return [_writable(one) for one in value]
+    return value
+
+
 def _headers(reason: Mapping[str, str | None]) -> dict[str, FieldValue]:
-    return {REASON + name: value for name, value in reason.items() if value}
+    return {REASON + name: as_unicode(value) for name, value in reason.items() if value}
 
 
 def reasons(refusal: Refusal) -> dict[str, str | None]:

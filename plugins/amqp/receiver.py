@@ -10,10 +10,11 @@ from aiormq.abc import DeliveredMessage
 
 from broker.channel import Arrival, Asked, Host, Peer
 from broker.core.outcome import Busy, NotAllowed, NotKnownYet, Refusal, StoreUnavailable
-from plugins.amqp.address import queue_address
+from plugins.amqp.address import fits, queue_address
 from plugins.amqp.binding import Read, read
 from plugins.amqp.consumer import Consumer, Load
 from plugins.amqp.dead_letters import dead_letter, refusal_answer
+from plugins.amqp.lenient import be_lenient
 from plugins.amqp.links import Links
 from plugins.amqp.publisher import Fate, is_direct_reply
 from plugins.amqp.settings import AmqpSettings, Consume
@@ -32,6 +33,7 @@ class AmqpReceiver:
     def __init__(self, settings: AmqpSettings, host: Host) -> None:
         self._settings = settings
         self._host = host
+        be_lenient()
         self._links = Links(settings, may_be_here=host.may_be_here)
         self._link = self._links.link(None, "consume")
         self._own_queues = frozenset(one.queue for one in settings.queues())
@@ -130,7 +132,7 @@ class AmqpReceiver:
         properties = message.header.properties
         queue = properties.reply_to
         try:
-            if not queue or self._reply_to(queue) is None:
+            if not queue or not fits(queue) or self._reply_to(queue) is None:
                 return
         except Refusal:
             return

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from amqp_desk import AT, MESSAGE, full_envelope, transmission
-from pamqp import header
+from pamqp import decode, header
 from pamqp.commands import Basic
 
 from broker.core.envelope import EMPTY, Envelope
 from broker.core.outcome import BadRequest, Refusal, Unsupported
 from plugins.amqp.binding import Read, Writing, read
+from plugins.amqp.lenient import be_lenient
 from plugins.amqp.settings import Mode, Prefix
 
 
@@ -162,13 +164,50 @@ def test_what_cannot_be_read_is_refused_with_its_reason(
         taken(headers, body, **properties)
 
 
+@pytest.fixture
+def lenient() -> Iterator[None]:
+    methods, times = dict(decode.METHODS), decode.TABLE_MAPPING[b"T"]
+    be_lenient()
+    yield
+    decode.METHODS.update(methods)
+    decode.TABLE_MAPPING[b"T"] = times
+
+
+def damaged(*, instead: bytes = b"\xff\xfe", **properties: Any) -> Basic.Properties:
+    """As they come off the wire with other bytes where `??` stood."""
+    found = header.ContentHeader()
+    found.unmarshal(header.ContentHeader(0, 0, Basic.Properties(**properties)).marshal().replace(b"??", instead))
+    return found.properties
+
+
 def test_header_that_is_no_utf8_is_refused_by_name() -> None:
-    payload = theirs(headers={"ce-id": "x", "ce-via": "??"}).replace(b"??", b"\xff\xfe")
     with pytest.raises(Refusal, match="ce-via has a control character or is not Unicode"):
-        read(payload, MESSAGE, AT)
+        read(damaged(headers={"ce-id": "x", "ce-via": "??"}), MESSAGE, AT)
 
 
-def test_properties_that_break_off_are_refused() -> None:
-    with pytest.raises(BadRequest) as refused:
-        read(theirs(headers={"a": "b" * 50})[:-20], MESSAGE, AT)
+@pytest.mark.parametrize(
+    ("properties", "said"),
+    [
+        ({"correlation_id": "k??"}, "correlation_id is no UTF-8"),
+        ({"reply_to": "??"}, "reply_to is no UTF-8"),
+        ({"headers": {"X-??": "1"}}, "the name of a header is no UTF-8"),
+    ],
+)
+@pytest.mark.usefixtures("lenient")
+def test_properties_that_are_no_utf8_are_refused_with_their_message_alone(
+    properties: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(BadRequest, match=said) as refused:
+        read(damaged(**properties), MESSAGE, AT)
     assert refused.value.problem.id == "bad-properties"
+
+
+@pytest.mark.usefixtures("lenient")
+def test_time_that_is_none_says_nothing() -> None:
+    far = header.ContentHeader(0, 0, Basic.Properties(timestamp=AT, headers={"n": AT})).marshal()
+    seconds = int(AT.timestamp()).to_bytes(8)
+    assert far.count(seconds) == 2
+    found = header.ContentHeader()
+    found.unmarshal(far.replace(seconds, b"\x7f" * 8))
+    assert (found.properties.timestamp, found.properties.headers) == (None, {"n": None})
+    assert read(found.properties, MESSAGE, AT).envelope == EMPTY

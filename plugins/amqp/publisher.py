@@ -149,7 +149,8 @@ class Line:
         """aiormq ends those that wait for a confirm; those that wait to write would wait on."""
         self._is_alone()
         for one in self.under_way.values():
-            one.deadline.reschedule(0)
+            if not one.deadline.expired():
+                one.deadline.reschedule(0)
 
     def _broken(self, *, left: bool) -> Published:
         ended = self._ended()

@@ -179,9 +179,8 @@ def report(bench: Bench, points: list[Point], found: list[Floor]) -> Iterator[st
         if not mine:
             continue
         yield f"\n({part}) {TITLES[part]}"
-        yield {"c": hops, "i": hops, "d": costs, "g": neighbours, "h": followers, "j": matching}.get(part, durable)(
-            mine
-        )
+        table = {"c": hops, "i": hops, "d": costs, "g": neighbours, "h": followers, "j": matching}.get(part, durable)
+        yield table(mine)
         if part == "e":
             yield _past(bench, mine)
         if part in "abef":

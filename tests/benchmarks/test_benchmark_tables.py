@@ -95,6 +95,7 @@ def test_json_holds_every_round_of_every_contestant(tiny: tuple[str, dict[str, A
         ("g", frozenset({"alone", "well", "beside", "gateway"})),
         ("h", frozenset({"bare", "broker"})),
         ("i", frozenset({"direct", "one", "three"})),
+        ("j", frozenset({"value", "rules", "all", "different"})),
     }
     (following,) = (point for point in figures["points"] if point["part"] == "h")
     for who, (one,) in following["seen"].items():

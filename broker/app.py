@@ -43,6 +43,7 @@ from broker.flow.mailboxes import Mailboxes
 from broker.flow.notify import Followers
 from broker.flow.plan import Planning
 from broker.flow.receive import Receiving
+from broker.flow.refusals import Refusals
 from broker.flow.report import Reports
 from broker.flow.respond import Responding
 from broker.flow.retention import Ages, Retaining
@@ -156,14 +157,20 @@ class Broker:
         kept = settings.store.retention
         ages = Ages(body=kept.body, mailbox=kept.mailbox, identity=kept.identity, trace=kept.trace)
         self.retaining = Retaining(here=here, store=store, ages=ages)
+        self.refusals = Refusals(here=here, ledger=store)
         self.accepting = Accepting(
             here=here, store=store, rules=self.rules, defaults=settings.defaults, directory=self._snapshot,
             planning=planning, delivering=self.delivering, responding=self.responding, reports=reports,
-            callers=self.callers, meter=self.metrics,
+            callers=self.callers, refusals=self.refusals, meter=self.metrics,
             stores_and_forwards=self.channels.stores_and_forwards,
         )  # fmt: skip
         self.receiving = Receiving(
-            here=here, accepting=self.accepting, intake=self.intake, aside=self.aside, meter=self.metrics
+            here=here,
+            accepting=self.accepting,
+            intake=self.intake,
+            aside=self.aside,
+            refusals=self.refusals,
+            meter=self.metrics,
         )
         settling.arrivals = self.receiving
 
@@ -191,6 +198,7 @@ class Broker:
             self._start_task(self.watching.run(), "watch")
             self._start_task(self.sweeping.run(), "sweep")
             self._start_task(self.retaining.run(), "retention")
+            self._start_task(self.refusals.run(), "refusals")
             self._start_task(
                 self.directory.watch(
                     WATCH_DIRECTORY, self.directory_changed, self._report_problems,
@@ -233,6 +241,7 @@ class Broker:
         add_admin(
             app, here=self.here, store=self.store, directory=self.directory, rules=self.rules,
             defaults=self._settings.defaults, delivering=self.delivering, health=self.health,
+            ledger=self.store, parties={one.name: one.endpoints for one in self._settings.parties.values()},
             changed=self.directory_changed,
         )  # fmt: skip
 
@@ -315,6 +324,7 @@ class Broker:
         for sender in set(self.channels.senders().values()):
             await sender.stop()
         await self.aside.close()
+        await self.refusals.keep()
         await self.store.close()
 
 

@@ -31,6 +31,7 @@ from broker.flow.here import Here
 from broker.flow.letter import Letter
 from broker.flow.meter import Meter
 from broker.flow.plan import Planning
+from broker.flow.refusals import Refusals
 from broker.flow.report import Reports
 from broker.flow.respond import Answering, Responding
 from broker.flow.status_check import StatusChecks
@@ -57,6 +58,7 @@ class Accepting:
         responding: Responding,
         reports: Reports,
         callers: Callers,
+        refusals: Refusals,
         meter: Meter,
         stores_and_forwards: Callable[[str], bool],
     ) -> None:
@@ -70,6 +72,7 @@ class Accepting:
         self._responding = responding
         self._reports = reports
         self._callers = callers
+        self._refusals = refusals
         self._meter = meter
         self._stores_and_forwards = stores_and_forwards
         self._copies = Copies(store)
@@ -223,6 +226,7 @@ class Accepting:
         if new.answers is None and len(route.accepted) < len(route.decisions):
             for decision in route.decisions:
                 if decision.problem is not None:
+                    self._refusals.note(letter.arrival, letter.header, decision.problem, decision.destination)
                     self._bounce(letter, position, decision)
         if caller is not None:
             caller.look()

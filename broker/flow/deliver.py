@@ -124,10 +124,6 @@ class Delivering:
             return hold is None or hold.phase(self._here.now()) is not Phase.HELD
         return lane.is_open_for(key)
 
-    def may_have_left(self, lane: str, position: int, number: int) -> bool:
-        """Whether an attempt of it is under way, or has ended so lately that the store does not know it yet."""
-        return (position, number) in self.settling.unwritten or self.is_under_way(lane, position, number)
-
     def is_under_way(self, lane: str, position: int, number: int) -> bool:
         # where its name has changed it is in the lane of no peer, and may be under way in the one that it had
         lanes = self.lanes.values() if not lane else (self.lanes[lane],) if lane in self.lanes else ()

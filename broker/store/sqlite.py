@@ -14,7 +14,7 @@ from asyncio import Future
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -50,6 +50,7 @@ from broker.store import (
     Withdrawn,
     acceptance,
     changes,
+    ledger_sqlite,
     notes,
     reader,
     retention,
@@ -57,6 +58,7 @@ from broker.store import (
     stream_reader,
 )
 from broker.store.bodies import LARGE, Bodies
+from broker.store.ledger import Page, Refused, RefusedAs, Span, Sum
 from broker.store.log import MAX_WAL, Log, connect
 from broker.store.reader import Reader
 from broker.store.rows import micros
@@ -398,6 +400,23 @@ class SqliteStore:
 
     async def dead(self, limit: int, after: int) -> tuple[DeadLetter, ...]:
         return await self._read(reader.dead, limit, after)
+
+    # -- the receipt ledger
+
+    def refused(self, counts: Mapping[RefusedAs, int]) -> Future[None]:
+        return self._writer.submit(partial(ledger_sqlite.refused, counts=counts), soon=False)
+
+    async def span(self, begins: datetime, ends: datetime) -> Span:
+        return await self._read(ledger_sqlite.span, micros(begins), micros(ends))
+
+    async def sums(self, span: Span, now: datetime) -> tuple[Sum, ...]:
+        return await self._read(ledger_sqlite.sums, span, micros(now), on=self._counter)
+
+    async def lines(self, span: Span, now: datetime, limit: int) -> Page:
+        return await self._read(ledger_sqlite.lines, span, micros(now), limit, on=self._counter)
+
+    async def refusals(self, first: date, last: date, limit: int) -> tuple[Refused, ...]:
+        return await self._read(ledger_sqlite.refusals, first, last, limit)
 
     async def counts(self) -> Counts:
         return await self._tally.counts()

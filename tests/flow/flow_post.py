@@ -35,6 +35,7 @@ from broker.flow.meter import NoMeter
 from broker.flow.notify import Followers
 from broker.flow.plan import Planning
 from broker.flow.receive import Receiving
+from broker.flow.refusals import Refusals
 from broker.flow.report import Reports
 from broker.flow.respond import Responding
 from broker.flow.sweep import Sweeping
@@ -234,16 +235,22 @@ class Post:
         self.late = LateReports(here=here, store=store, reports=reports, settling=settling, live=self.live)
         self.mailboxes = Mailboxes(here=here, store=store, reads=self.reads, followers=self.followers)
         self.sweeping = Sweeping(here=here, store=store, delivering=self.delivering, reports=reports)
+        self.refusals = Refusals(here=here, ledger=store)
         self.accepting = Accepting(
             here=here, store=store, rules=self.rules, defaults=self.defaults, directory=self._snapshot,
             planning=planning, delivering=self.delivering, responding=self.responding, reports=reports,
-            callers=self.callers, meter=meter,
+            callers=self.callers, refusals=self.refusals, meter=meter,
             stores_and_forwards=self.channels.stores_and_forwards,
         )  # fmt: skip
         self.free, self.wal, self.steady = 1 << 40, 0, 0.0
         self.intake = Intake(here=here, free=lambda: self.free, wal=lambda: self.wal, clock=lambda: self.steady)
         self.receiving = Receiving(
-            here=here, accepting=self.accepting, intake=self.intake, aside=self.aside, meter=meter
+            here=here,
+            accepting=self.accepting,
+            intake=self.intake,
+            aside=self.aside,
+            refusals=self.refusals,
+            meter=meter,
         )
         settling.arrivals = self.receiving
 

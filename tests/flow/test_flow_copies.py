@@ -190,6 +190,26 @@ async def test_asynchronous_copy_has_its_receipt_at_once(post: Post) -> None:
     assert (again.kind, again.receipt.duplicate) == (AnswerKind.ACCEPTED, True)
 
 
+async def test_asynchronous_copy_of_an_answered_call_gets_the_response_by_the_return_path_once(post: Post) -> None:
+    """What was written to the caller's connection may never have arrived there: the next hop asks again."""
+    post.script.says("test://a/in", answered_with(response()))
+    assert (await post.send(message())).kind is AnswerKind.RESPONSE
+    assert await post.mail() == ()
+    for _ in range(2):
+        assert (await post.send(message(), asynchronous=True)).kind is AnswerKind.ACCEPTED
+        await post.rest()
+    assert [entry.body for entry in await post.mail()] == [response()]
+    assert len(post.script.sent) == 1
+
+
+async def test_asynchronous_copy_of_what_was_answered_by_the_return_path_brings_nothing_new(post: Post) -> None:
+    post.script.says("test://a/in", answered_with(response()))
+    for _ in range(2):
+        await post.send(message(), asynchronous=True)
+        await post.rest()
+    assert [entry.body for entry in await post.mail()] == [response()]
+
+
 async def test_copy_for_a_further_destination_adds_that_delivery_alone(post: Post) -> None:
     both = message(to=(A, B))
     await post.send(both, envelope=Envelope(destination=(A,)))

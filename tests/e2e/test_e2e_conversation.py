@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import aiohttp
 import orjson
-from conftest import OpenReceiver, StartDaemon
 from e2e_chain import head_of, issues_of, mail
+from e2e_daemon import StartDaemon
 from e2e_messages import NORTH, SOUTH, eventually, message, problem_ids, send
-from e2e_receiver import CUSTODY, Reply
+from e2e_receiver import CUSTODY, OpenReceiver, Reply
 
 STATUS = {"system": "urn:x-fhir-broker:event", "code": "status-check"}
 CONFIG = {

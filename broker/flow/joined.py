@@ -79,9 +79,7 @@ def join(
         delivering=delivering, responding=responding, reports=reports, callers=callers, refusals=refusals, meter=meter,
         stores_and_forwards=channels.stores_and_forwards,
     )  # fmt: skip
-    receiving = Receiving(
-        here=here, accepting=accepting, intake=intake, aside=aside, refusals=refusals, meter=meter
-    )
+    receiving = Receiving(here=here, accepting=accepting, intake=intake, aside=aside, refusals=refusals, meter=meter)
     # the end of an attempt may be the beginning of another message: these three know each other
     settling.answers, settling.reports, settling.arrivals = responding, reports, receiving
     return Flow(

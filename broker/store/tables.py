@@ -113,6 +113,12 @@ class Tables:
             setattr(row.delivery, name, value)
         self._file(row)
 
+    def into_stream(self, row: Row, stream: bytes, turn: int) -> None:
+        """A delivery that was in no order is in one from now on."""
+        self._take_out(row)
+        row.stream, row.turn = stream, turn
+        self._file(row)
+
     def _file(self, row: Row) -> None:
         if row.delivery.state is State.WAITING:
             self.queues.setdefault((row.delivery.lane, row.delivery.key), {})[row.name] = row

@@ -208,6 +208,8 @@ async def test_asynchronous_copy_of_what_was_answered_by_the_return_path_brings_
         await post.send(message(), asynchronous=True)
         await post.rest()
     assert [entry.body for entry in await post.mail()] == [response()]
+
+
 async def test_copy_that_does_not_wait_hears_the_refusal_that_its_first_may_have_missed(post: Post) -> None:
     """A hop whose connection breaks while it waits asks again and does not; the refusal was nobody else's to report."""
     post.script.says("test://a/in", refusal())

@@ -49,6 +49,7 @@ from broker.store import (
     table_schedule,
     table_writer,
 )
+from broker.store.ledger import RefusedAs
 from broker.store.tables import Tables
 from broker.store.writer import Written
 
@@ -243,14 +244,9 @@ class MemoryStore:
         return self._submit(table_schedule.claim, lane, dict(wanted), now, fresh, until)
 
     def withdraw(
-        self,
-        position: int,
-        at: datetime,
-        why: str,
-        under_way: Collection[int],
-        outcome: Outcome | None = None,
-        report: NewMessage | None = None,
-    ) -> Future[Withdrawn]:
+        self, position: int, at: datetime, why: str, under_way: Collection[int],
+        outcome: Outcome | None = None, report: NewMessage | None = None,
+    ) -> Future[Withdrawn]:  # fmt: skip
         return self._submit(table_writer.withdraw, position, at, why, frozenset(under_way), outcome, report)
 
     def redrive(self, position: int, number: int, at: datetime, expiry: datetime) -> Future[Released | None]:
@@ -274,14 +270,13 @@ class MemoryStore:
         return self._submit(table_schedule.resume_lane, lane)
 
     def missing(
-        self,
-        position: int,
-        number: int,
-        at: datetime,
-        report: NewMessage | None,
+        self, position: int, number: int, at: datetime, report: NewMessage | None,
         state: AnswerState = AnswerState.MISSING,
-    ) -> Future[Settled]:
+    ) -> Future[Settled]:  # fmt: skip
         return self._submit(table_writer.missing, position, number, report, state)
+
+    def refused(self, counts: Mapping[RefusedAs, int]) -> Future[None]:
+        return self._submit(table_writer.refused, dict(counts))
 
     def fail_later(
         self, position: int, number: int, state: State, step: Step, outcome: Outcome, report: NewMessage | None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 
 import msgspec
@@ -24,6 +24,7 @@ from broker.store import (
     Withdrawn,
 )
 from broker.store import Kept as Receipt
+from broker.store.ledger import RefusedAs
 from broker.store.tables import Box, Kept, Name, Row, Tables, bare
 
 # -- acceptance
@@ -149,7 +150,7 @@ def _insert(tables: Tables, position: int, number: int, new: NewDelivery) -> boo
     """Says whether it has to wait for another of its stream."""
     turn, waits = 0, False
     if new.behind is not None:
-        new = _follow(tables, new, new.behind)
+        new = _follow(tables, new, *new.behind)
     if new.stream is not None:
         turn, waits = tables.join(new.stream, position)
         if waits:  # also what would be in its mailbox already: it is put there in its turn
@@ -166,13 +167,15 @@ def _insert(tables: Tables, position: int, number: int, new: NewDelivery) -> boo
     return waits
 
 
-def _follow(tables: Tables, new: NewDelivery, name: Name) -> NewDelivery:
+def _follow(tables: Tables, new: NewDelivery, position: int, number: int) -> NewDelivery:
     """In the stream of what it must not overtake, if that still waits; where that has none, in one of these two."""
-    row = tables.row(*name)
+    row = tables.row(position, number)
     if row is None or row.delivery.state is not State.WAITING:
         return new
     if row.stream is None:
-        tables.into_stream(row, "behind:{}:{}".format(*name).encode(), name[0])
+        tables.remove(row)
+        row.stream, row.turn = b"behind:%d:%d" % row.name, position
+        tables.enter(row)
     return msgspec.structs.replace(new, stream=row.stream)
 
 
@@ -386,3 +389,9 @@ def acknowledge_mail(tables: Tables, mailbox: str, positions: Sequence[int], rea
         if not any(one.what == "acknowledged" and one.who == reader for one in tables.notes.get(position, ())):
             note(tables, position, Note(at=at, what="acknowledged", who=reader))
     return found
+
+
+def refused(tables: Tables, counts: Mapping[RefusedAs, int]) -> None:
+    """Counts what was refused at the door."""
+    for what, count in counts.items():
+        tables.refused[what] = tables.refused.get(what, 0) + count

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
-from conftest import StartDaemon
-from e2e_daemon import Daemon, free_port, merged
+from e2e_daemon import Daemon, StartDaemon, free_port, merged
 from e2e_messages import FHIR_JSON, NORTH, Said, ask
 
 EAST = "urn:oid:2.999.2.3"  # who receives too, behind the same gateway as SOUTH

@@ -9,10 +9,10 @@ from datetime import UTC, datetime, timedelta
 
 import aiohttp
 import pytest
-from conftest import OpenReceiver, StartDaemon
 from e2e_chain import EAST, NAMES, answers, chain, head_of, issues_of, mail, restart
+from e2e_daemon import StartDaemon
 from e2e_messages import SOUTH, ask, eventually, message, outcome, response_to, send
-from e2e_receiver import CUSTODY, Got, Reply
+from e2e_receiver import CUSTODY, Got, OpenReceiver, Reply
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 

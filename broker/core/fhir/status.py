@@ -38,7 +38,7 @@ _ENDED = {
     State.LOGGED: ("rejected", "kept"),
 }
 _TEXTS = {
-    "waiting": "on its way, {attempts} attempts so far",
+    "waiting": "on its way, {attempts} so far",
     "taken": "taken over, its response is looked for",
     "unanswered": "taken over, and no response came in the time given for it",
     "answered": "delivered and answered",
@@ -101,7 +101,8 @@ def media_type_of(format: Format, release: Release) -> str:
 def _told(fate: Fate) -> Problem:
     word = task_status(fate)[1]
     why = fate.problem.text if fate.problem is not None else "it was given up"
-    text = f"{fate.destination or 'the receiver'}: {_TEXTS[word].format(attempts=fate.attempts, why=why)}"
+    attempts = f"{fate.attempts} attempt{'s' if fate.attempts != 1 else ''}"
+    text = f"{fate.destination or 'the receiver'}: {_TEXTS[word].format(attempts=attempts, why=why)}"
     return Problem(code="informational", id=word, text=text, severity=Severity.INFORMATION, who=Who.BROKER)
 
 

@@ -20,6 +20,7 @@ from broker.commands.options import (
     MessageFile,
     MessageId,
     NoColor,
+    Plugins,
 )  # fmt: skip
 from broker.commands.say import Say
 
@@ -68,11 +69,11 @@ def check(config: Config = None, insecure: Insecure = False, json: AsJson = Fals
 
 
 @cli.command()
-def schema() -> None:
+def schema(plugins: Plugins = ()) -> None:
     """Print the JSON Schema of the configuration, for editors."""
     from broker.commands import schema
 
-    raise typer.Exit(schema.schema())
+    raise typer.Exit(schema.schema(plugins=plugins))
 
 
 @cli.command()

@@ -99,7 +99,7 @@ class Broker:
         self._settings = settings
         self._inherited = dict(sockets)  # by listener: opened by the service manager, so that callers can wait there
         self._clock = SteadyClock() if clock is None else clock
-        self._specs = Installed() if channels is None else channels
+        self._specs = Installed(settings.plugins) if channels is None else channels
         self._tasks: list[asyncio.Task[None]] = []
         self._runners: list[Runner] = []
         self.listening: dict[str, str] = {}
@@ -343,6 +343,7 @@ def _here(settings: Settings, store: SqliteStore, clock: SteadyClock) -> Here:
         base_url=broker.base_url,
         ids=MessageIds(store.key),
         event_prefix=broker.event_prefix,
+        status_event=broker.status_event,
         release=broker.fhir,
         hops=broker.limits.hops,
         max_message=broker.limits.message,

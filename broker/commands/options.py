@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +26,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 NoColor = Annotated[bool, typer.Option("--no-color", help="No colours; so does NO_COLOR.")]
 Insecure = Annotated[
     bool, typer.Option("--insecure", help="Let listeners that are not loopback do without TLS and parties.")
+]
+Plugins = Annotated[
+    Sequence[Path],
+    typer.Option("--plugins", metavar="FOLDER", help="With the channels in this folder; may be repeated."),
 ]
 Limit = Annotated[int, typer.Option("--limit", min=1, max=500, help="At most so many.")]
 After = Annotated[int, typer.Option("--after", min=0, help="Go on after this position.")]

@@ -65,7 +65,12 @@ def form_of(settings: type) -> type[Form]:
     }
 
     def acceptable(form: Form) -> Form:
-        settings_of(settings, form, Path())  # what the plugin's own `__post_init__` says
+        try:
+            settings_of(settings, form, Path())  # what the plugin's own `__post_init__` says
+        except ValueError:
+            raise
+        except Exception as error:  # which pydantic would let pass, to end as a traceback
+            raise ValueError(f"{type(error).__name__}: {error}") from error
         return form
 
     form: type[Form] = make(

@@ -25,6 +25,8 @@ def _ends(subject: Subject) -> Iterator[Mistake]:
         if len(said) > 1:
             text = f"{_called(rule)} has {_and(said)}: only one of them can be"
             yield subject.mistake_at_key((*path, said[1]), text)
+        if rule.cancels and (rule.refuse or rule.log):
+            yield subject.mistake((*path, "cancels"), "what is refused or goes nowhere can cancel nothing")
         if rule.address is not None:
             yield from subject.address((*path, "address"), rule.address)
         if rule.to and rule.match.destination:

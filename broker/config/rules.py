@@ -156,4 +156,9 @@ class RuleForm(PolicyForm):
     to: Names = Field(default=(), description="Destinations for messages that name none.")
     address: Text | None = Field(default=None, description="Where they go, instead of the directory's address.")
     refuse: Text | None = Field(default=None, description="They are refused, with this text.")
+    cancels: Flag = Field(
+        default=False,
+        description="They call off what the same source sent before about the same: what has not left of that is"
+        " withdrawn, and what has left is followed in order.",
+    )
     log: Flag = Field(default=False, description="They are accepted, kept, and go nowhere.")

@@ -40,6 +40,16 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     at: str | None = None  # endpoint of the broker that says so, where it is one further on
 
 
+# FHIR's `transient` and what stands below it: "the transaction may be able to be resubmitted".
+TRANSIENT = frozenset({"transient", "lock-error", "no-store", "exception", "timeout", "incomplete", "throttled"})
+STAYS = frozenset({"expired-on-arrival"})  # a timeout, too, and over for good
+
+
+def passes(problem: Problem) -> bool:
+    """Whether the same bytes may be taken later; a channel then says "later" in its own words, else "never"."""
+    return problem.code in TRANSIENT and problem.id not in STAYS
+
+
 class Refusal(Exception):
     """Something is refused at the door. Subclasses say what kind; `problems` say why."""
 
@@ -70,6 +80,10 @@ class Refusal(Exception):
         )
         self.also = also  # warnings and further problems
         self.retry_after = retry_after  # seconds
+
+    @property
+    def passes(self) -> bool:
+        return passes(self.problem)
 
     @property
     def problems(self) -> tuple[Problem, ...]:

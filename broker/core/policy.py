@@ -121,5 +121,6 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     address: str | None = None  # instead of the directory's
     refuse: str | None = None  # the text of the refusal
     log: bool = False  # accepted, kept, goes nowhere
+    cancels: bool = False  # it calls off what its source sent before about the same
     policy: Policy = DEFAULT
     where: str = ""  # file:line, for explanations

@@ -61,9 +61,9 @@ class Receiving:
         try:
             if hold is None:
                 intake.enter(size)
-            else:  # it came in pieces, and was counted while it came
-                intake.check_store()
             try:
+                if hold is not None:  # it came in pieces, and was counted while it came
+                    intake.check_store()
                 header, sha256 = opened_here(arrival) if size <= ASIDE else await self._aside.opened(arrival)
                 trusted = self._here.steers(arrival.peer.party)
                 self._admit(arrival, trusted=trusted)

@@ -43,6 +43,7 @@ class NewDelivery(msgspec.Struct, frozen=True, kw_only=True):
     priority: int = 0  # the higher goes first among what is due in its lane
     answer: AnswerState = AnswerState.NONE
     answer_by: datetime | None = None
+    behind: tuple[int, int] | None = None  # position and number of a delivery that must have ended before it leaves
     stream: bytes | None = None  # core.stream, where a rule asks for order: the store says whose turn it is
 
 
@@ -172,6 +173,7 @@ class Released(msgspec.Struct, frozen=True, kw_only=True):
 class Withdrawn(msgspec.Struct, frozen=True, kw_only=True):
     numbers: tuple[int, ...]
     released: tuple[tuple[str, str], ...] = ()  # as with Kept
+    came: Kept | Copy | None = None  # the report of it, where anything was withdrawn
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
@@ -326,7 +328,10 @@ class Store(Protocol):
     def claim(
         self, lane: str, wanted: Mapping[str, int], now: datetime, fresh: datetime, until: datetime
     ) -> Future[Claimed]: ...
-    def withdraw(self, position: int, at: datetime, why: str, under_way: Collection[int]) -> Future[Withdrawn]: ...
+    def withdraw(  # with an outcome it is for good: a copy does not ask for it anew
+        self, position: int, at: datetime, why: str, under_way: Collection[int],
+        outcome: Outcome | None = None, report: NewMessage | None = None,
+    ) -> Future[Withdrawn]: ...  # fmt: skip
     def redrive(self, position: int, number: int, at: datetime, expiry: datetime) -> Future[Released | None]: ...
     def drop(self, position: int, number: int, at: datetime, why: str) -> Future[Released | None]: ...
     def resume(self, position: int, number: int, at: datetime) -> Future[Released | None]: ...

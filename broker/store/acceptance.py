@@ -210,6 +210,8 @@ def _add(
 def _insert(tx: Transaction, position: int, number: int, new: NewDelivery, source: bytes | None) -> bool:
     """Says whether it has to wait for another of its stream."""
     turn, waits = None, False
+    if new.behind is not None:
+        new = _follow(tx, new, *new.behind)
     if new.stream is not None:
         turn, waits = streams.join(tx, new.stream, position)
         if waits:  # also what would be in its mailbox already: it is put there in its turn
@@ -227,6 +229,21 @@ def _insert(tx: Transaction, position: int, number: int, new: NewDelivery, sourc
     if mailbox is not None:
         put_into(tx, mailbox, position, new.unread_by)
     return waits
+
+
+def _follow(tx: Transaction, new: NewDelivery, position: int, number: int) -> NewDelivery:
+    """In the stream of what it must not overtake, if that still waits; where that has none, in one of these two."""
+    where = (position, number)
+    row = tx.db.execute("SELECT state, stream FROM delivery WHERE position = ? AND number = ?", where).fetchone()
+    if row is None or row[0] != State.WAITING:
+        return new
+    stream = row[1]
+    if stream is None:
+        stream = id_digest(f"behind:{position}:{number}")
+        tx.db.execute(
+            "UPDATE delivery SET stream = ?, turn = ? WHERE position = ? AND number = ?", (stream, position, *where)
+        )
+    return msgspec.structs.replace(new, stream=stream)
 
 
 def put_into(tx: Transaction, mailbox: int, position: int, unread_by: datetime | None) -> None:

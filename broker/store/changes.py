@@ -133,16 +133,26 @@ def _write_change(tx: Transaction, what: Change, number: int, row: Sequence[Any]
         streams.ended(tx, row[7], what.position, number, what.state, tx.policies(row[5]).on_refused)
 
 
-def withdraw(tx: Transaction, position: int, at: datetime, why: str, under_way: Collection[int]) -> Withdrawn:
-    """Withdraws the deliveries that wait and of which surely nothing has left."""
+def withdraw(
+    tx: Transaction,
+    position: int,
+    at: datetime,
+    why: str,
+    under_way: Collection[int],
+    outcome: Outcome | None,
+    report: NewMessage | None,
+) -> Withdrawn:
+    """Withdraws the deliveries that wait and of which surely nothing has left; with an outcome, for good."""
     rows = tx.db.execute(
         "SELECT number FROM delivery WHERE position = ? AND state = 0 AND has_left = 0", (position,)
     ).fetchall()
     numbers = tuple([row[0] for row in rows if row[0] not in under_way])
     step = Step(at=at, what=Event.CANCELLED.value, note=why)
     change(tx, Change(position=position, numbers=numbers, state=State.WITHDRAWN, step=step, attempted=False,
-                      answer=AnswerState.CLOSED))  # fmt: skip
-    return Withdrawn(numbers=numbers, released=tx.take_released())
+                      answer=AnswerState.CLOSED, outcome=outcome))  # fmt: skip
+    released = tx.take_released()
+    came = accept(tx, report, None) if numbers and report is not None else None
+    return Withdrawn(numbers=numbers, released=released, came=came)
 
 
 def redrive(tx: Transaction, position: int, number: int, at: datetime, expiry: datetime) -> Released | None:

@@ -194,8 +194,26 @@ class SqliteStore:
             )
         )
 
-    def withdraw(self, position: int, at: datetime, why: str, under_way: Collection[int]) -> Future[Withdrawn]:
-        return self._writer.submit(partial(changes.withdraw, position=position, at=at, why=why, under_way=under_way))
+    def withdraw(
+        self,
+        position: int,
+        at: datetime,
+        why: str,
+        under_way: Collection[int],
+        outcome: Outcome | None = None,
+        report: NewMessage | None = None,
+    ) -> Future[Withdrawn]:
+        return self._writer.submit(
+            partial(
+                changes.withdraw,
+                position=position,
+                at=at,
+                why=why,
+                under_way=under_way,
+                outcome=outcome,
+                report=report,
+            )
+        )
 
     def redrive(self, position: int, number: int, at: datetime, expiry: datetime) -> Future[Released | None]:
         return self._writer.submit(partial(changes.redrive, position=position, number=number, at=at, expiry=expiry))

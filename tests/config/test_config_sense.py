@@ -185,7 +185,7 @@ def test_what_is_wrong_with_a_server_is_named_where_it_stands(desk: Desk) -> Non
     [
         ("htps://x/", "has a scheme that no channel speaks (did you mean https:?)"),
         ("HTTPS://x/", None),
-        ("mqtt://x/", "needs the channel mqtt, which is not in this release"),
+        ("amqp10://x/", "needs the channel amqp10, which is not in this release"),
         ("mllp://x:1/", "needs the channel mllp, which is not in this release"),
         ("x.example/fhir", "is no address: it has no scheme (such as https: or mailbox:)"),
         ("https:///fhir", "cannot be used (there is no host in https:///fhir)"),
@@ -314,6 +314,12 @@ def test_consequence_has_one_response(desk: Desk) -> None:
     said = ["a message of category `consequence` has one response"]
     assert desk.mistakes("defaults: {category: consequence, responses: several}\n") == said
     assert desk.mistakes("defaults: {responses: several}\nroutes: [{category: consequence}]\n") == said
+
+
+def test_what_is_refused_or_goes_nowhere_cancels_nothing(desk: Desk) -> None:
+    said = ["what is refused or goes nowhere can cancel nothing"]
+    assert desk.mistakes("routes: [{match: {event: a}, cancels: true, log: true}]\n") == said
+    assert desk.mistakes("routes: [{match: {event: a}, cancels: true, refuse: no}]\n") == said
 
 
 def test_rules_behind_one_for_everything_can_never_match(desk: Desk) -> None:

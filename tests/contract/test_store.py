@@ -15,6 +15,7 @@ from broker.core.delivery import AnswerState, Outcome, State
 from broker.core.fhir.header import Event, Identifier, Release
 from broker.core.hold import Hold
 from broker.core.message import Fate
+from broker.core.outcome import Problem
 from broker.core.policy import Policy
 from broker.store import Copy, Filter, Kept, Note, Store
 
@@ -348,6 +349,18 @@ async def test_dead_letter_is_listed_redriven_and_dropped(store: Store) -> None:
     assert await store.dead(10, 0) == ()
     assert [await store.redrive(n, 1, NOW, NOW) for n in (1, 2, 3, 4)] == [None] * 4
     assert [await store.drop(n, 1, NOW, "") for n in (1, 2, 3, 4)] == [None] * 4
+
+
+async def test_withdrawal_for_good_is_reported_and_no_copy_asks_for_it_anew(store: Store) -> None:
+    await accepted(store, new("1", expecting(), expecting(key="urn:e")))
+    outcome = Outcome(problem=Problem(code="processing", id="cancelled", text="no"))
+    report = new(None, mail("urn:s"), reports_on=1, fate=Fate.REPORT)
+    done = await store.withdraw(1, NOW, "why", {2}, outcome, report)
+    assert (done.numbers, isinstance(done.came, Kept)) == ((1,), True)
+    assert (await store.deliveries(1))[0].outcome == outcome
+    assert (await store.add(1, (expecting(),))).numbers == (0,)
+    again = await store.withdraw(1, NOW, "why", {2}, outcome, report)
+    assert (again.numbers, again.came) == ((), None)
 
 
 # -- answers

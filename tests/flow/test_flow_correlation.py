@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from flow_post import ACCEPTED, NOBODY, SENDER, A, B, Opened, Post, answered_with, message, policy, response
 
-from broker.channel import Deferred
+from broker.channel import Deferred, Delivered, Transmission
 from broker.core.answer import AnswerKind
 from broker.core.delivery import AnswerState, State
 from broker.core.envelope import Envelope
@@ -40,6 +41,35 @@ async def test_response_may_quote_any_of_three_ids(post: Post, quoted: Any) -> N
     await post.send(response(quoted, r5=isinstance(quoted, dict), identifier=("urn:s", "R1")))
     assert await fate_of(post) is Fate.ANSWER
     assert (await post.one()).answered_by == 2
+
+
+async def test_response_that_comes_while_the_end_of_the_attempt_is_written_is_its_answer(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over a channel of its own it may well overtake the commit; it was taken for unmatched, and no answer reported."""
+    other = sqlite3.connect(post.path, isolation_level=None)
+    accept, asks = post.store.accept, asyncio.Event()
+
+    def takes(_: Transmission) -> Delivered:
+        other.execute("BEGIN IMMEDIATE")  # from here on nothing is committed
+        return ACCEPTED
+
+    def accepts(*arguments: Any, **named: Any) -> Any:
+        asks.set()
+        return accept(*arguments, **named)
+
+    post.script.says("test://a/in", takes, ACCEPTED)
+    await post.send(message(), asynchronous=True)
+    while not post.delivering.settling.unwritten:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    monkeypatch.setattr(post.store, "accept", accepts)
+    comes = asyncio.create_task(post.send(response(), asynchronous=True))
+    await asks.wait()  # it knows now what it is
+    other.close()
+    await comes
+    await post.rest()
+    assert await fate_of(post) is Fate.ANSWER
+    assert (await post.one()).answer is AnswerState.ANSWERED
 
 
 async def test_stranger_who_quotes_the_right_id_is_unmatched(post: Post) -> None:

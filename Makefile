@@ -19,7 +19,7 @@ SOURCES := broker plugins tests benchmarks demo
 # What is there: demo and the tests grow from commit to commit.
 CODE = $(wildcard $(SOURCES))
 
-.PHONY: demo test check bench fmt fuzz soak docs lock clean
+.PHONY: demo test check bench simulate fmt fuzz soak docs lock clean
 
 demo: $(READY)  ## the main job on real messages, showing what happened
 	$(BIN)/python demo/run.py $(ARGS)
@@ -39,6 +39,9 @@ check: $(READY)  ## format, lint, types, import arrows, spelling
 bench: $(READY)  ## the broker beside a bare program and RabbitMQ, interleaved; ARGS="--quick --only a,b --json FILE"
 	scripts/need $(RABBITMQ)
 	$(BIN)/python benchmarks/run.py $(ARGS)
+
+simulate: $(READY)  ## networks of brokers, taken apart by a seed; ARGS="--seed 7" shows one again, with its history
+	$(BIN)/python tests/simulation/simulate.py $(if $(ARGS),$(ARGS),--seeds 20000)
 
 fmt: $(READY)
 	$(BIN)/ruff format $(CODE)

@@ -14,6 +14,7 @@ OF_PROXY = 2.0  # times what a plain proxy adds to the median
 CPU = 0.30  # seconds of processor time per 1,000 messages accepted and delivered
 MEMORY = 120  # MiB, resident
 OF_EMPTY = 0.9
+MATCHING = 5.0  # milliseconds
 OF_ALONE = 1.1  # times p50 and p99 of the healthy receiver when it is alone; its rate divided by this
 OF_FANOUT = 0.5  # of the bare server's frames a second; the goal is 0.8
 KIB = 30  # KiB for each idle connection that follows; the goal is 20
@@ -130,6 +131,13 @@ def _followers(point: Point) -> Iterable[Floor]:
     yield _floor("h", f"{point.name}: frames/s, broker / bare", point.ratios("broker", "bare", point.rate), OF_FANOUT)
 
 
+def _matching(point: Point) -> Iterable[Floor]:
+    """The median; where all filters differ and none names a value, there is no floor."""
+    for who in point.seen:
+        if who != "different":
+            yield _floor("j", f"{point.name}: ms an event, {who}", point.all(who, "p50_ms"), MATCHING, at_most=True)
+
+
 def floors(points: list[Point], options: Options) -> list[Floor]:
     """In the order of the parts; a part that was asked for and could not be measured has a row that says so."""
     of: dict[str, Callable[[Point], Iterable[Floor]]] = {
@@ -140,6 +148,7 @@ def floors(points: list[Point], options: Options) -> list[Floor]:
         "g": _neighbours,
         "h": _followers,
         "i": _hops,
+        "j": _matching,
     }
     found = [floor for point in points if point.part in of for floor in of[point.part](point)]
     if "d" in options.parts:

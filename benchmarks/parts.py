@@ -9,6 +9,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from contestants import (
@@ -265,6 +266,12 @@ def followers(bench: Bench) -> list[Point]:
     return [bench.followed("h", {"bare": bare_turn, "broker": turn})]
 
 
+def matching(bench: Bench) -> list[Point]:
+    """(j) one message against thousands of subscriptions, which filter in several ways."""
+    kinds = ("value", "rules", "all", "different")
+    return [bench.matched("j", {kind: partial(bench.match, kind) for kind in kinds})]
+
+
 PARTS: dict[str, Callable[[Bench], list[Point]]] = {
     "a": accepting,
     "b": delivering,
@@ -274,4 +281,5 @@ PARTS: dict[str, Callable[[Bench], list[Point]]] = {
     "g": neighbours,
     "h": followers,
     "i": hops,
+    "j": matching,
 }

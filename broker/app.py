@@ -30,24 +30,16 @@ from broker.core.fhir.header import Release
 from broker.core.ids import MessageIds
 from broker.core.rules import RuleSet
 from broker.directory import Directory, DirectoryProblem, Snapshot, changed_names
-from broker.flow.accept import Accepting
 from broker.flow.aside import Aside
 from broker.flow.callers import Callers
 from broker.flow.clock import SteadyClock
-from broker.flow.deliver import Delivering
 from broker.flow.here import Here
 from broker.flow.intake import Intake
+from broker.flow.joined import join
 from broker.flow.late import LateReports
 from broker.flow.live import Live
-from broker.flow.mailboxes import Mailboxes
 from broker.flow.notify import Followers
-from broker.flow.plan import Planning
-from broker.flow.receive import Receiving
-from broker.flow.refusals import Refusals
-from broker.flow.report import Reports
-from broker.flow.respond import Responding
 from broker.flow.retention import Ages, Retaining
-from broker.flow.sweep import Sweeping
 from broker.flow.watch import Watching
 from broker.notify import ServiceManager, inherited_sockets, watchdog_interval
 from broker.plugins import Channels
@@ -137,42 +129,18 @@ class Broker:
         self._join()
 
     def _join(self) -> None:
-        """Each step gets the plain values and the neighbours that it needs, never the settings."""
         settings, here, store = self._settings, self.here, self.store
-        self.delivering = Delivering(
-            here=here, store=store, channels=self.channels, directory=self._snapshot, callers=self.callers,
-            followers=self.followers, live=self.live, aside=self.aside, meter=self.metrics,
+        flow = join(
+            here=here, store=store, ledger=store, channels=self.channels, directory=self._snapshot, rules=self.rules,
+            defaults=settings.defaults, intake=self.intake, aside=self.aside, callers=self.callers,
+            followers=self.followers, live=self.live, reads=self.reads, meter=self.metrics,
         )  # fmt: skip
-        planning = Planning(channels=self.channels, is_open=self.delivering.is_open, wall=here.wall)
-        self.responding = Responding(
-            here=here, store=store, directory=self._snapshot, planning=planning, delivering=self.delivering,
-            callers=self.callers, live=self.live, defaults=settings.defaults, meter=self.metrics,
-        )  # fmt: skip
-        reports = Reports(here=here, way_back=self.responding.way_back, post=self.delivering.settling.post)
-        settling = self.delivering.settling
-        settling.answers, settling.reports = self.responding, reports
-        self.late = LateReports(here=here, store=store, reports=reports, settling=settling, live=self.live)
-        self.mailboxes = Mailboxes(here=here, store=store, reads=self.reads, followers=self.followers)
-        self.sweeping = Sweeping(here=here, store=store, delivering=self.delivering, reports=reports)
+        self.receiving, self.accepting, self.delivering = flow.receiving, flow.accepting, flow.delivering
+        self.late, self.mailboxes, self.sweeping = flow.late, flow.mailboxes, flow.sweeping
+        self.refusals = flow.refusals
         kept = settings.store.retention
         ages = Ages(body=kept.body, mailbox=kept.mailbox, identity=kept.identity, trace=kept.trace)
         self.retaining = Retaining(here=here, store=store, ages=ages)
-        self.refusals = Refusals(here=here, ledger=store)
-        self.accepting = Accepting(
-            here=here, store=store, rules=self.rules, defaults=settings.defaults, directory=self._snapshot,
-            planning=planning, delivering=self.delivering, responding=self.responding, reports=reports,
-            callers=self.callers, refusals=self.refusals, meter=self.metrics,
-            stores_and_forwards=self.channels.stores_and_forwards,
-        )  # fmt: skip
-        self.receiving = Receiving(
-            here=here,
-            accepting=self.accepting,
-            intake=self.intake,
-            aside=self.aside,
-            refusals=self.refusals,
-            meter=self.metrics,
-        )
-        settling.arrivals = self.receiving
 
     def _snapshot(self) -> Snapshot:
         return self.directory.current

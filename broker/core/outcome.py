@@ -138,6 +138,12 @@ class RefusedByRule(Refusal):
     code, id = "business-rule", "refused-by-rule"
 
 
+class SubscriptionRefused(Refusal):
+    """A Subscription, or what is asked of one, that is not served as it stands (S-8)."""
+
+    code, id = "value", "subscription-refused"
+
+
 class NotFound(Refusal):
     """A resource, operation or status URL that is not here."""
 

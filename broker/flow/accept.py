@@ -15,7 +15,7 @@ import msgspec
 import structlog
 
 from broker.core.answer import Answer, AnswerKind, Receipt
-from broker.core.answering import caller_waits, how_long, wants_silence
+from broker.core.answering import answer_now, caller_waits, how_long, wants_silence
 from broker.core.cancellation import keys_of
 from broker.core.delivery import State
 from broker.core.identity import quotable_ids
@@ -344,11 +344,10 @@ class Accepting:
         added = await self._add(letter, new, copy.position)
         log.info("copy", id=receipt.message_id, channel=letter.arrival.channel, added=len(added))
         asked = letter.arrival.asked
-        if asked.asynchronous and asked.reply_to is None:
-            await self._responding.return_untold(copy.position)
-            return Answer(kind=AnswerKind.ACCEPTED, receipt=receipt)
-        if asked.asynchronous:  # its channel sends it to where this copy's own sender listens
-            return await self._responding.stored_response(receipt) or Answer(kind=AnswerKind.ACCEPTED, receipt=receipt)
+        if asked.asynchronous:
+            if asked.reply_to is None:
+                await self._responding.return_untold(copy.position)
+            return await self._without_waiting(new, receipt, listens=asked.reply_to is not None)
         return await self._join(letter, route, new, receipt)
 
     async def _under_used_ids(
@@ -377,6 +376,18 @@ class Accepting:
         )
         self._delivering.take(kept, new)
         return tuple(number for number in kept.numbers if number)
+
+    async def _without_waiting(self, new: NewMessage, receipt: Receipt, *, listens: bool) -> Answer:
+        """A copy whose sender does not wait; `listens`: its channel sends the answer to where that one listens."""
+        self._callers.share(receipt.position)
+        known = await self._responding.stored_response(receipt) if listens else None
+        if known is None and new.answers is None:
+            # a caller may have been told that all of it was refused, whose connection broke, and nobody else was
+            ends = [delivery.outcome for delivery in await self._store.deliveries(receipt.position)]
+            known = answer_now(ends, listens_on=False, receipt=receipt)
+        if known is not None and known.kind in (AnswerKind.RESPONSE, AnswerKind.REFUSED):
+            return known
+        return Answer(kind=AnswerKind.ACCEPTED, receipt=receipt)
 
     async def _join(self, letter: Letter, route: Route, new: NewMessage, receipt: Receipt) -> Answer | Caller:
         """A copy gets the stored response, or waits for what is under way, as the first would have."""

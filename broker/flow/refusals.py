@@ -6,6 +6,9 @@ A refusal must cost the store nothing of its own. A crash forgets the last few s
 from __future__ import annotations
 
 import asyncio
+from asyncio import Future
+from collections.abc import Mapping
+from typing import Protocol
 
 import structlog
 
@@ -16,13 +19,19 @@ from broker.core.ledger import is_astray
 from broker.core.outcome import Problem
 from broker.flow.here import Here
 from broker.store import StoreError
-from broker.store.ledger import Ledger, RefusedAs
+from broker.store.ledger import RefusedAs
 
 log = structlog.get_logger("broker.refusals")
 
 EVERY = 5.0  # seconds
 AT_ONCE = 1_000  # different refusals that memory tells apart between two writes; further ones lose their names
 LONGEST = 200  # characters of a name: what a stranger makes up is cut off
+
+
+class Ledger(Protocol):
+    """Where the counts are kept."""
+
+    def refused(self, counts: Mapping[RefusedAs, int]) -> Future[None]: ...
 
 
 class Refusals:

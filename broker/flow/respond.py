@@ -244,7 +244,7 @@ class Responding:
 
         `one_by_one`: others follow it, in the order in which they came.
         """
-        if position is not None and self._callers.waits(position):
+        if position is not None and self._callers.waits_alone(position):
             return (self._to(CALLER, request, now, policy, state=State.DONE),)
         address, found = self._address_back(request)
         if drop or address is None:

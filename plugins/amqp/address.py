@@ -12,13 +12,24 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 import msgspec
 
-from plugins.amqp.wire import fits
-
 SCHEMES = ("amqp", "amqps")
 PORTS = {"amqp": 5672, "amqps": 5671}
 KEYS = ("exchange", "routing_key")
+LONGEST_SHORT = 255  # bytes of a short string: of an id, a routing key
+LONGEST_EXCHANGE = 127  # as pamqp writes it
+NAME = re.compile(r"[a-zA-Z0-9-_.:@#,/+ ]+")  # what pamqp writes as the name of a queue or an exchange
 _NOT_URL = re.compile(r"[\x00-\x20\x7f]")
 _VHOST = re.compile(r"/[^/]*")
+
+
+def fits(text: str | None) -> bool:
+    """Whether a text can be a short string."""
+    if text is None:
+        return False
+    try:
+        return len(text.encode()) <= LONGEST_SHORT
+    except UnicodeEncodeError:  # what was read and is no UTF-8 (lenient.py)
+        return False
 
 
 class Server(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,8 +116,11 @@ def _query(query: str) -> dict[str, str]:
         raise ValueError(f"it has {', '.join(strange)}, where exchange and routing_key are known")
     if not found.get("exchange") and not found.get("routing_key"):
         raise ValueError("it names neither an exchange nor, as routing_key, a queue")
-    if not all(map(fits, found.values())):
-        raise ValueError("exchange and routing_key have at most 255 bytes")
+    exchange = found.get("exchange", "")
+    if exchange and not (NAME.fullmatch(exchange) and len(exchange) <= LONGEST_EXCHANGE):
+        raise ValueError(f"an exchange has at most {LONGEST_EXCHANGE} ASCII letters, digits, spaces and -_.:@#,/+")
+    if not fits(found.get("routing_key", "")):
+        raise ValueError(f"a routing_key has at most {LONGEST_SHORT} bytes")
     return found
 
 

@@ -6,6 +6,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
+from pamqp.commands import Basic
+from pamqp.common import FieldTable
 
 from broker.channel import Transmission
 from broker.core.attributes import TRACE, BadAttribute, from_attributes, to_attributes, written_instant
@@ -13,12 +15,15 @@ from broker.core.cloudevent import MEDIA_TYPE as STRUCTURED
 from broker.core.cloudevent import read_event, write_event
 from broker.core.envelope import EMPTY, Envelope
 from broker.core.outcome import BadRequest, Unsupported
+from plugins.amqp.address import fits
+from plugins.amqp.lenient import UNREADABLE, as_unicode
 from plugins.amqp.settings import Mode, Prefix
-from plugins.amqp.wire import Malformed, Properties, fits, read_properties, read_table, write_entry, write_properties
 
 PREFIXES = tuple(prefix.value for prefix in Prefix)
 BATCH = "application/cloudevents-batch"
+TEXTS = ("content_type", "content_encoding", "correlation_id", "reply_to", "expiration", "message_id", "user_id")
 PERSISTENT = 2
+EPOCH = datetime.fromtimestamp(0, UTC)  # AMQP counts no time before it
 LARGEST_EXPIRATION = 2**32 - 1  # milliseconds; RabbitMQ closes the amqp_channel over more
 LARGEST_PRIORITY = 255
 PLAIN_ENCODINGS = frozenset({"", "identity", "utf-8", "utf8", "8bit", "binary"})  # some clients write the charset here
@@ -37,40 +42,35 @@ class Writing:
         self._reply_queue = reply_queue
         self._prefix = prefix.value
 
-    def write(self, transmission: Transmission, now: datetime) -> tuple[bytes, bytes, str]:
-        """Properties and body as they go on the wire, and the message id by which a return is recognised."""
+    def write(self, transmission: Transmission, now: datetime) -> tuple[Basic.Properties, bytes]:
+        """Properties, always with a message id, and body."""
         envelope = transmission.envelope
-        message_id = envelope.id if envelope.id is not None and fits(envelope.id) else transmission.message_id
-        body, content_type, table = transmission.body, transmission.media_type, b""
+        message_id = envelope.id if envelope.id and fits(envelope.id) else transmission.message_id
+        body, content_type, headers = transmission.body, transmission.media_type, None
         if self._mode is Mode.STRUCTURED:
             body = write_event(envelope, body, content_type)
             content_type = f"{STRUCTURED}; charset=utf-8"
         else:
-            table = self._table(envelope)
+            headers = self._headers(envelope)
         correlation = transmission.in_reply_to or envelope.correlationid or message_id
-        properties = Properties(
+        properties = Basic.Properties(
             content_type=content_type if fits(content_type) else None,
-            table=table or None,
+            headers=headers or None,
             delivery_mode=PERSISTENT,
             priority=_priority(envelope.priority),
             correlation_id=correlation if fits(correlation) else None,
             reply_to=self._reply_queue if transmission.in_reply_to is None else None,
             expiration=_expiration(envelope.expirytime, now),
             message_id=message_id,
-            timestamp=max(int(envelope.time.timestamp()), 0) if envelope.time is not None else None,
-            type=envelope.type if fits(envelope.type) else None,
+            timestamp=max(envelope.time, EPOCH) if envelope.time is not None else None,
+            message_type=envelope.type if fits(envelope.type) else None,
         )
-        return write_properties(properties), body, message_id
+        return properties, body
 
-    def _table(self, envelope: Envelope) -> bytes:
+    def _headers(self, envelope: Envelope) -> FieldTable:
         """The W3C trace headers go without a prefix, as everybody writes them."""
         prefix = self._prefix
-        return b"".join(
-            [
-                write_entry(name if name in TRACE else prefix + name, value)
-                for name, value in to_attributes(envelope).items()
-            ]
-        )
+        return {name if name in TRACE else prefix + name: value for name, value in to_attributes(envelope).items()}
 
 
 def _priority(priority: int | None) -> int | None:
@@ -90,20 +90,16 @@ def _expiration(expirytime: datetime | None, now: datetime) -> str | None:
 class Read(msgspec.Struct, frozen=True, kw_only=True):
     """What a message says that came from a queue."""
 
-    properties: Properties
+    properties: Basic.Properties
     envelope: Envelope
     body: bytes
     media_type: str
     headers: tuple[tuple[str, str], ...]  # for rules and traces, names in lower case
 
 
-def read(header: bytes, body: bytes, at: datetime) -> Read:
+def read(properties: Basic.Properties, body: bytes, at: datetime) -> Read:
     """Raises `Refusal` for what is no message that we can read."""
-    try:
-        properties = read_properties(header)
-        entries = tuple(read_table(properties.table or b""))
-    except Malformed as error:
-        raise BadRequest(str(error), id="bad-properties", expression="amqp") from None
+    _check(properties)
     encoding = (properties.content_encoding or "").strip().lower()
     if encoding not in PLAIN_ENCODINGS:
         raise Unsupported(
@@ -113,7 +109,7 @@ def read(header: bytes, body: bytes, at: datetime) -> Read:
     essence = media_type.partition(";")[0].strip().lower()
     if essence.startswith(BATCH):
         raise Unsupported("a batch of events is not taken; send one event a message", expression="amqp.content_type")
-    found, headers = _sorted(entries)
+    found, headers = _sorted(properties.headers or {})
     if essence == STRUCTURED:
         event = read_event(body)
         envelope, body, media_type = event.envelope, event.body, event.media_type
@@ -128,21 +124,30 @@ def read(header: bytes, body: bytes, at: datetime) -> Read:
     )
 
 
+def _check(properties: Basic.Properties) -> None:
+    for name in TEXTS:
+        text = properties[name]
+        if text is not None and not fits(str(text)):
+            raise BadRequest(f"{name} is no UTF-8", id="bad-properties", expression=f"amqp.{name}")
+    if properties.headers and UNREADABLE in properties.headers:
+        raise BadRequest("the name of a header is no UTF-8", id="bad-properties", expression="amqp.headers")
+
+
 def _guess(body: bytes) -> str:
     """Of a message that does not say what it is."""
     return _XML if body.removeprefix(_BOM).lstrip()[:1] == b"<" else _JSON
 
 
-def _sorted(entries: tuple[tuple[str, Any], ...]) -> tuple[dict[str, str], tuple[tuple[str, str], ...]]:
+def _sorted(entries: FieldTable) -> tuple[dict[str, str], tuple[tuple[str, str], ...]]:
     """The attributes of the envelope, and all other headers that are no tables."""
     found: dict[str, str] = {}
     others: list[tuple[str, str]] = []
-    for name, value in entries:
+    for name, value in entries.items():
         text = _canonical(value)
         attribute = name if name in TRACE else _attribute(name)
         if attribute is None:
             if text is not None:
-                others.append((name.lower(), text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")))
+                others.append((name.lower(), as_unicode(text)))
         elif attribute in found:
             raise _refused(name, "says what another header says already: a message has one of the prefixes (C-35)")
         elif text is None:
@@ -190,7 +195,7 @@ def _refused(header: str, text: str) -> BadRequest:
     return BadRequest(f"the header {header} {text}", id="bad-envelope", expression=f"amqp.{header}")
 
 
-def _completed(envelope: Envelope, properties: Properties, at: datetime) -> Envelope:
+def _completed(envelope: Envelope, properties: Basic.Properties, at: datetime) -> Envelope:
     """Properties say what the headers leave out; `type` and `timestamp` are only ever copies."""
     added: dict[str, Any] = {}
     if envelope.id is None and _is_text(properties.message_id):

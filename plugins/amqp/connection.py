@@ -1,32 +1,85 @@
-"""A connection to an AMQP server: the handshake, heartbeats, amqp_channels, and word of its being blocked."""
+"""A connection of aio-pika, and in our words why it ended; what aio-pika raises is translated here, and only here."""
 
 from __future__ import annotations
 
 import asyncio
-import struct
-from collections.abc import Callable
-from typing import Any, cast
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import MappingProxyType
+from urllib.parse import quote
 
+import aio_pika
 import msgspec
-import structlog
-from pamqp import base, commands
+from aio_pika.abc import AbstractChannel
+from aiormq import channel as channels
+from aiormq import connection as connections
+from aiormq.exceptions import AMQPError, AuthenticationError, ChannelClosed, ChannelInvalidStateError, ConnectionClosed
+from aiormq.exceptions import ProbableAuthenticationError as Denied
+from yarl import URL
 
-from plugins.amqp import wire
-from plugins.amqp.amqp_channel import AmqpChannel, Closed, Ended
-from plugins.amqp.wire import Malformed
+from plugins.amqp.address import Server
+from plugins.amqp.transport import NoConnection, Transport
 
-log = structlog.get_logger("plugins.amqp")
-
-LARGEST_FRAME = 131_072  # bytes; what RabbitMQ offers by itself
+CALL = 15.0  # seconds for the answer to one call; RabbitMQ takes milliseconds, a quorum queue in trouble some seconds
 CLOSE = 5.0  # seconds for a close in good order
-MISSED = 2  # intervals without a sign of the server until it is taken for dead (AMQP 0-9-1, section 4.2.7)
-CAPABILITIES: dict[str, Any] = {
-    "publisher_confirms": True,
-    "basic.nack": True,
-    "consumer_cancel_notify": True,
-    "connection.blocked": True,
-    "authentication_failure_close": True,
-}
+MOST_CHANNELS = 2047  # that RabbitMQ grants a connection
+CODES = MappingProxyType(
+    {made: code for code, made in {**connections.EXCEPTION_MAPPING, **channels.EXCEPTION_MAPPING}.items()}
+    | {Denied: 403}
+)
+
+
+class Ended(msgspec.Struct, frozen=True):
+    """Why an amqp_channel or a connection is no more; 0 where nobody said so in AMQP's words."""
+
+    code: int
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.code} {self.text}" if self.code else self.text
+
+
+class Closed(Exception):
+    """The amqp_channel or its connection is closed."""
+
+    def __init__(self, ended: Ended) -> None:
+        super().__init__(str(ended))
+        self.ended = ended
+
+
+def ended_by(error: BaseException | None) -> Ended:
+    """Only what the server said: the text of other exceptions may quote what was on the wire."""
+    if isinstance(error, Closed):
+        return error.ended
+    code = CODES.get(type(error))
+    if code is not None and error is not None:
+        return Ended(code, str(error.args[0]))
+    if isinstance(error, ChannelClosed | ConnectionClosed) and len(error.args) == 2 and error.args[0]:
+        return Ended(int(error.args[0]), str(error.args[1]))
+    return Ended(0, "the connection broke")
+
+
+def is_ours(error: asyncio.CancelledError) -> bool:
+    """Whether this task is really cancelled: aiormq ends futures with CancelledError when a connection closes."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+@asynccontextmanager
+async def calling(seconds: float = CALL) -> AsyncIterator[None]:
+    """Around calls to a server; raises `Closed`."""
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except asyncio.CancelledError as error:
+        if is_ours(error):
+            raise
+        raise Closed(ended_by(error)) from None
+    except TimeoutError:
+        raise Closed(Ended(0, "the server did not answer in time")) from None
+    except (AMQPError, ChannelInvalidStateError, OSError, RuntimeError, ValueError) as error:
+        raise Closed(ended_by(error)) from None
 
 
 class Login(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,240 +88,96 @@ class Login(msgspec.Struct, frozen=True, kw_only=True):
     user: str
     password: str
 
-    @property
-    def mechanism(self) -> str:
-        return "PLAIN" if self.user else "EXTERNAL"
+
+class _Dialled(aio_pika.Connection):
+    """aio-pika's own, over a transport of ours."""
+
+    def __init__(self, url: URL, transport: Transport) -> None:
+        super().__init__(url)
+        self.kwargs["transport_factory"] = transport
+
+
+class Connection:
+    """Made by `dial`; `closing` is done when it is no more."""
+
+    def __init__(self, made: aio_pika.Connection, transport: Transport) -> None:
+        assert made.transport is not None
+        underlay = made.transport.connection
+        assert isinstance(underlay, connections.Connection)
+        self.transport = transport
+        self._made = made
+        self._underlay = underlay
+        self._opening = asyncio.Lock()
 
     @property
-    def response(self) -> str:
-        return f"\0{self.user}\0{self.password}" if self.user else ""
+    def is_open(self) -> bool:
+        return self._underlay.is_opened
 
-
-class Connection(asyncio.Protocol):
-    """Made by `dial`; `closed` says why it is no more."""
-
-    def __init__(self, *, vhost: str, login: Login, heartbeat: int, name: str) -> None:
-        loop = asyncio.get_running_loop()
-        self.opened: asyncio.Future[None] = loop.create_future()
-        self.closed: asyncio.Future[Ended] = loop.create_future()
-        self.blocked = ""  # the server's reason for taking no messages now
-        self.frame_max = LARGEST_FRAME
-        self.most_channels = 2047
-        self._loop = loop
-        self._vhost, self._login, self._heartbeat, self._name = vhost, login, heartbeat, name
-        self._transport: asyncio.Transport | None = None
-        self._rest = b""
-        self._channels: dict[int, AmqpChannel] = {}
-        self._heard = loop.time()
-        self._beat: asyncio.TimerHandle | None = None
-        self._writable: asyncio.Future[None] | None = None
-        self._paused = False
-        self._close_ok: asyncio.Future[None] = loop.create_future()
-
-    # -- the transport
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's are not of that class
-        self._transport.write(wire.GREETING)
-
-    def data_received(self, data: bytes) -> None:
-        self._heard = self._loop.time()
-        if self._rest:
-            data = self._rest + data
-        at, end = 0, len(data)
+    @property
+    def is_blocked(self) -> bool:
+        """Whether the server said that it takes no messages now: `ready` then waits, and else returns at once."""
+        waiting = self._underlay.ready()
         try:
-            while end - at >= wire.ROUND_A_FRAME:
-                kind, number, size = wire.HEAD.unpack_from(data, at)
-                stop = at + 7 + size
-                if size > self.frame_max:
-                    raise Malformed("a frame is larger than was agreed, or this is no AMQP 0-9-1 server")
-                if stop >= end:
-                    break
-                if data[stop] != wire.END:
-                    raise Malformed("a frame does not end as it should")
-                self._frame(kind, number, data[at + 7 : stop])
-                at = stop + 1
-        except (Malformed, struct.error, IndexError) as error:
-            self._lost(Ended(501, f"what the server sent is no AMQP 0-9-1: {error}"))
-            return
-        self._rest = data[at:]
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._lost(Ended(0, f"the connection broke ({type(exc).__name__})" if exc else "the server hung up"))
-
-    def pause_writing(self) -> None:
-        self._writable = self._loop.create_future()
-
-    def resume_writing(self) -> None:
-        writable, self._writable = self._writable, None
-        if writable is not None and not writable.done():
-            writable.set_result(None)
+            waiting.send(None)
+        except StopIteration:
+            return False
+        waiting.close()
+        return True
 
     @property
-    def is_writable(self) -> bool:
-        return self._writable is None
+    def is_silent(self) -> bool:
+        return self._underlay.is_connection_was_stuck
 
-    async def writable(self) -> None:
-        """Returns when what was written before has left; raises `Closed`."""
-        if self._writable is not None:
-            await asyncio.shield(self._writable)
-        if self.closed.done():
-            raise Closed(self.closed.result())
-
-    def write(self, data: bytes) -> None:
-        if self._transport is not None and not self.closed.done():
-            self._transport.write(data)
-
-    def pause(self, paused: bool) -> None:
-        """Whether nothing more is read: the server then keeps what it would send."""
-        if paused == self._paused or self._transport is None or self.closed.done():
-            return
-        self._paused = paused
-        if paused:
-            self._transport.pause_reading()
-        else:
-            self._heard = self._loop.time()
-            self._transport.resume_reading()
-
-    # -- frames
-
-    def _frame(self, kind: int, number: int, payload: bytes) -> None:
-        if kind == wire.HEARTBEAT:
-            return
-        channel = self._channels.get(number)
-        if number == 0:
-            if kind != wire.METHOD:
-                raise Malformed("content outside of an amqp_channel")
-            self._method(wire.read_method(payload))
-        elif channel is None:
-            return  # of one that was closed meanwhile
-        elif kind == wire.METHOD:
-            channel.method(payload)
-        elif kind == wire.HEADER:
-            channel.header(payload)
-        elif kind == wire.BODY:
-            channel.body(payload)
-        else:
-            raise Malformed(f"there are no frames of the kind {kind}")
-
-    def _method(self, method: base.Frame) -> None:
-        match method:
-            case commands.Connection.Start():
-                self._start(method)
-            case commands.Connection.Tune():
-                self._tune(method)
-            case commands.Connection.OpenOk():
-                if not self.opened.done():
-                    self.opened.set_result(None)
-            case commands.Connection.Blocked():
-                self.blocked = method.reason or "it does not say why"
-                log.warning("amqp: the server takes no messages for now", connection=self._name, reason=self.blocked)
-            case commands.Connection.Unblocked():
-                self.blocked = ""
-                log.info("amqp: the server takes messages again", connection=self._name)
-            case commands.Connection.Close():
-                self._send(commands.Connection.CloseOk())
-                self._lost(Ended(method.reply_code or 0, method.reply_text), flush=True)
-            case commands.Connection.CloseOk():
-                if not self._close_ok.done():
-                    self._close_ok.set_result(None)
-            case _:
-                raise Malformed(f"{method.name} is nothing that this side is asked")
-
-    def _start(self, start: commands.Connection.Start) -> None:
-        mechanism = self._login.mechanism
-        offered = str(start.mechanisms).split()
-        if mechanism not in offered:
-            self._lost(Ended(403, f"the server does not offer {mechanism}, but {' '.join(offered)}"))
-            return
-        properties: dict[str, Any] = {
-            "product": "fhir-broker",
-            "connection_name": self._name,
-            "capabilities": CAPABILITIES,
-        }
-        self._send(
-            commands.Connection.StartOk(
-                client_properties=properties, mechanism=mechanism, response=self._login.response, locale="en_US"
-            )
-        )
-
-    def _tune(self, tune: commands.Connection.Tune) -> None:
-        self.frame_max = min(tune.frame_max or LARGEST_FRAME, LARGEST_FRAME)
-        self.most_channels = tune.channel_max or self.most_channels
-        heartbeat = min(self._heartbeat, tune.heartbeat) if tune.heartbeat and self._heartbeat else self._heartbeat
-        self._heartbeat = heartbeat
-        self._send(
-            commands.Connection.TuneOk(
-                channel_max=self.most_channels, frame_max=self.frame_max, heartbeat=self._heartbeat
-            )
-        )
-        self._send(commands.Connection.Open(virtual_host=self._vhost))
-        if heartbeat:
-            self._beat = self._loop.call_later(heartbeat / 2, self._tick)
-
-    def _send(self, method: base.Frame) -> None:
-        self.write(wire.write_method(method, 0))
-
-    def _tick(self) -> None:
-        """Says that we live, and looks whether the server does."""
-        if self._loop.time() - self._heard > MISSED * self._heartbeat and not self._paused:
-            self._lost(Ended(0, f"the server gave no sign of life for {MISSED * self._heartbeat} s"))
-            return
-        self.write(wire.BEAT)
-        self._beat = self._loop.call_later(self._heartbeat / 2, self._tick)
-
-    # -- amqp_channels
-
-    async def amqp_channel(self, prepare: Callable[[AmqpChannel], None] | None = None) -> AmqpChannel:
-        """A new one; `prepare` sets its listeners. Raises `Closed`."""
-        if self.closed.done():
-            raise Closed(self.closed.result())
-        number = next((n for n in range(1, self.most_channels + 1) if n not in self._channels), 0)
-        if not number:
-            raise Closed(Ended(0, f"all {self.most_channels} amqp_channels of the connection are in use"))
-        channel = self._channels[number] = AmqpChannel(self, number)
-        if prepare is not None:
-            prepare(channel)
-        await channel.call(commands.Channel.Open())
-        return channel
-
-    def forget(self, number: int) -> None:
-        self._channels.pop(number, None)
-
-    # -- the end
-
-    def fail(self, why: str) -> None:
-        """It is of no use any more."""
-        self._lost(Ended(0, why))
+    async def amqp_channel(self, *, confirms: bool = False) -> AbstractChannel:
+        """A new one, by the lowest number: aiormq takes ever higher ones, up to where the server hangs up."""
+        async with calling(), self._opening:
+            taken = self._underlay.channels
+            number = next(n for n in range(1, MOST_CHANNELS + 1) if n not in taken)
+            channel = self._made.channel(number, publisher_confirms=confirms)
+            await channel.initialize()
+            return channel
 
     async def close(self) -> None:
         """In good order, within a bound."""
-        if self.closed.done():
-            return
-        self._send(commands.Connection.Close(reply_code=200, reply_text="the broker stops", class_id=0, method_id=0))
-        self.pause(False)
+        self.transport.pause(False)
         try:
             async with asyncio.timeout(CLOSE):
-                await self._close_ok
+                await self._made.close()
         except TimeoutError:
-            pass
-        self._lost(Ended(0, "closed by us"), flush=True)
+            self.transport.abort()
+            await self._made.close()
 
-    def _lost(self, ended: Ended, *, flush: bool = False) -> None:
-        """`flush`: the last word is still written; to a server that is silent it would never leave."""
-        if self.closed.done():
-            return
-        self.closed.set_result(ended)
-        if self._beat is not None:
-            self._beat.cancel()
-        self.resume_writing()
-        if not self.opened.done():
-            self.opened.set_exception(Closed(ended))
-            self.opened.exception()  # where nobody waits for it any more
-        for channel in list(self._channels.values()):
-            channel.end(ended)
-        if self._transport is not None:
-            if flush:
-                self._transport.close()
-            else:
-                self._transport.abort()
+
+def hush() -> None:
+    """What matters of it we say ourselves; aiormq logs whole messages, and addresses of its own objects."""
+    for name in ("aiormq", "aio_pika"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+async def dial(server: Server, login: Login, transport: Transport, *, heartbeat: int, name: str) -> Connection:
+    """Raises `NoConnection` for what the server says, and what looking up and connecting raise."""
+    user = f"{quote(login.user, safe='')}:{quote(login.password, safe='')}@" if login.user else ""
+    url = URL(
+        f"amqp{'s' if server.tls else ''}://{user}{server.place}/{quote(server.vhost, safe='')}"
+        f"?heartbeat={heartbeat}&name={quote(name)}&auth={'plain' if login.user else 'external'}",
+        encoded=True,
+    )
+    made = _Dialled(url, transport)
+    try:
+        await made.connect()
+    except BaseException as error:
+        transport.abort()
+        await made.close()
+        if isinstance(error, AMQPError):
+            raise NoConnection(_no_handshake(error)) from None
+        raise
+    return Connection(made, transport)
+
+
+def _no_handshake(error: AMQPError) -> str:
+    ended = ended_by(error)
+    if ended.code:
+        return f"the server says {ended}"
+    if isinstance(error, AuthenticationError):
+        return "the server knows no way of login that we know"
+    return "what answers there is no AMQP 0-9-1 server, or it hung up"

@@ -9,7 +9,7 @@ import structlog
 
 from broker.core.inside import is_this_machine
 from plugins.amqp.address import Server, read_login, read_server
-from plugins.amqp.connection import Login
+from plugins.amqp.connection import Login, hush
 from plugins.amqp.publisher import Publisher
 from plugins.amqp.server import Link, tls_context
 from plugins.amqp.settings import AmqpSettings
@@ -23,6 +23,7 @@ class Links:
     """Makes the ways to servers; each is dialled when it is first needed."""
 
     def __init__(self, settings: AmqpSettings, *, may_be_here: Callable[[str], bool]) -> None:
+        hush()
         self.own = read_server(settings.url, user=True)
         self._settings = settings
         self._may_be_here = may_be_here

@@ -5,18 +5,19 @@ another, and each is told what became of it.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from enum import Enum
 
 import msgspec
-from pamqp import commands
+from aiormq import Channel
+from aiormq.exceptions import AMQPError, ChannelInvalidStateError, DeliveryError
+from pamqp.commands import Basic
 
-from plugins.amqp import wire
-from plugins.amqp.amqp_channel import AmqpChannel, Closed, Ended
-from plugins.amqp.connection import Connection
-from plugins.amqp.server import Link, NoConnection
+from plugins.amqp.connection import Closed, Connection, Ended, calling, ended_by, is_ours
+from plugins.amqp.server import Link
+from plugins.amqp.transport import NoConnection
 
 MOST_LINES = 64  # exchanges with an amqp_channel of their own at a time; RabbitMQ grants 2,047 of them
-LOOK = 0.25  # seconds between two looks at which confirms are overdue
 _DIRECT_REPLY = "amq.rabbitmq.reply-to."
 
 
@@ -28,8 +29,7 @@ def is_direct_reply(exchange: str, routing_key: str) -> bool:
 class Publication(msgspec.Struct, frozen=True, kw_only=True):
     exchange: str
     routing_key: str
-    message_id: str | None  # by which a return is recognised, with the routing key
-    properties: bytes
+    properties: Basic.Properties
     body: bytes
 
 
@@ -56,101 +56,119 @@ CONFIRMED = Published(fate=Fate.CONFIRMED)
 RETURNED = 312  # the reply code of NO_ROUTE
 
 
-class _Pending(msgspec.Struct):
-    end: asyncio.Future[Published]
-    message_id: str | None
-    routing_key: str
-    until: float  # loop time
-    returned: Published | None = None
+class _UnderWay(msgspec.Struct):
+    deadline: asyncio.Timeout
+    others: list[asyncio.Future[None]]  # attempts with the same message id, which wait until this one has ended
 
 
 class Line:
-    """The amqp_channel of one exchange, and what is under way on it."""
+    """The amqp_channel of one exchange, and what is under way on it.
 
-    def __init__(self, connection: Connection, exchange: str) -> None:
+    aiormq knows a returned message by its id alone. So two messages with one id are never under way here together.
+    """
+
+    def __init__(self, connection: Connection, channel: Channel) -> None:
         self.connection = connection
-        self.pending: dict[int, _Pending] = {}  # by tag, in the order of publishing
-        self._exchange = exchange.encode("utf-8", "surrogateescape")
-        self._loop = asyncio.get_running_loop()
-        self._tag = 0
-        self._timer: asyncio.TimerHandle | None = None
-        self.channel: AmqpChannel | None = None
-
-    async def open(self) -> None:
-        """Raises `Closed`."""
-        self.channel = channel = await self.connection.amqp_channel(self._listen)
-        await channel.call(commands.Confirm.Select())
-        channel.closed.add_done_callback(self._closed)
-
-    def _listen(self, channel: AmqpChannel) -> None:
-        channel.on_confirm, channel.on_return = self._confirm, self._return
+        self.under_way: dict[object, _UnderWay] = {}  # by message id
+        self._channel = channel
+        self._alone: bool | None = None
+        channel.closing.add_done_callback(self._closed)
 
     @property
     def is_open(self) -> bool:
-        return self.channel is not None and self.channel.is_open
+        return not self._channel.is_closed
 
     async def publish(self, publication: Publication, seconds: float) -> Published:
-        channel, key = self.channel, publication.routing_key
-        assert channel is not None
-        channel.publish(
-            self._exchange,
-            key.encode("utf-8", "surrogateescape"),
-            publication.properties,
-            publication.body,
-            mandatory=not is_direct_reply(publication.exchange, key),
-        )
-        self._tag = tag = self._tag + 1
-        end: asyncio.Future[Published] = self._loop.create_future()
-        self.pending[tag] = _Pending(end, publication.message_id, key, self._loop.time() + seconds)
-        if self._timer is None:
-            self._timer = self._loop.call_later(LOOK, self._look)
+        left = False  # until it is handed over; whether it was written after that, aiormq does not say
         try:
-            return await end
-        finally:
-            self.pending.pop(tag, None)
+            async with asyncio.timeout(seconds) as deadline:
+                message_id = await self._turn(publication)
+                if self._channel.is_closed:
+                    return self._broken(left=False)
+                one = self.under_way[message_id] = _UnderWay(deadline, [])
+                left = True
+                try:
+                    said = await self._publish(publication)
+                finally:
+                    self._is_alone()
+                    del self.under_way[message_id]
+                    for other in one.others:
+                        if not other.done():
+                            other.set_result(None)
+        except asyncio.CancelledError as error:
+            if is_ours(error):
+                raise
+            return self._broken(left=left)
+        except DeliveryError:
+            return Published(fate=Fate.NACKED)
+        except TimeoutError:
+            if self._channel.is_closed:
+                return self._broken(left=left)
+            return Published(fate=Fate.LATE, text="no confirm in time", left=left)
+        except ChannelInvalidStateError:  # it was closed before this one's turn to be written
+            return self._broken(left=False)
+        except (AMQPError, OSError):
+            return self._broken(left=left)
+        return CONFIRMED if said is None else self._returned(publication, said)
 
-    def _confirm(self, tag: int, multiple: bool, taken: bool) -> None:
-        tags = [one for one in self.pending if one <= tag] if multiple else [tag]
-        for one in tags:
-            pending = self.pending.pop(one, None)
-            if pending is not None and not pending.end.done():
-                pending.end.set_result(pending.returned or (CONFIRMED if taken else Published(fate=Fate.NACKED)))
+    async def _publish(self, publication: Publication) -> Basic.Return | None:
+        key = publication.routing_key
+        said = await self._channel.basic_publish(
+            publication.body,
+            exchange=publication.exchange,
+            routing_key=key,
+            properties=publication.properties,
+            mandatory=not is_direct_reply(publication.exchange, key),
+            wait=False,
+        )
+        returned = getattr(said, "delivery", None)  # of a message that came back; a confirm has none
+        return returned if isinstance(returned, Basic.Return) else None
 
-    def _return(self, returned: commands.Basic.Return, header: bytes) -> None:
-        """Comes before the confirm of the same message, which then says nothing new."""
-        message_id = wire.read_properties(header).message_id
-        for pending in self.pending.values():
-            if (
-                pending.returned is None
-                and pending.message_id == message_id
-                and pending.routing_key == returned.routing_key
-            ):
-                code = returned.reply_code or RETURNED
-                pending.returned = Published(fate=Fate.RETURNED, code=code, text=returned.reply_text)
-                return
+    async def _turn(self, publication: Publication) -> object:
+        """The id of the message, once no other has it; an object where it has none."""
+        message_id = publication.properties.message_id or object()
+        while (first := self.under_way.get(message_id)) is not None:
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            first.others.append(turn)
+            await turn
+        return message_id
 
-    def _closed(self, closed: asyncio.Future[Ended]) -> None:
-        ended = closed.result()
-        fate = Fate.CLOSED if ended.code and not self.connection.closed.done() else Fate.BROKEN
-        alone = len(self.pending) == 1
-        for pending in self.pending.values():
-            if not pending.end.done():
-                # an exchange that is not there, or is not ours to use, has taken none of them
-                left = ended.code not in (403, 404)
-                pending.end.set_result(Published(fate=fate, code=ended.code, text=ended.text, left=left, alone=alone))
-        self.pending.clear()
+    def _returned(self, publication: Publication, returned: Basic.Return) -> Published:
+        if returned.routing_key != publication.routing_key:  # of an attempt with this id that was given up before
+            return Published(fate=Fate.LATE, text="an earlier message with its id came back")
+        return Published(fate=Fate.RETURNED, code=returned.reply_code or RETURNED, text=returned.reply_text)
 
-    def _look(self) -> None:
-        """What is not confirmed in time is not waited for; its confirm may still come, and means nothing then."""
-        now = self._loop.time()
-        for pending in self.pending.values():
-            if pending.until <= now and not pending.end.done():
-                pending.end.set_result(Published(fate=Fate.LATE, text="no confirm in time"))
-        self._timer = self._loop.call_later(LOOK, self._look) if self.pending else None
+    # -- the end of the amqp_channel
+
+    def _is_alone(self) -> None:
+        """Whoever first sees that it is closed counts those that were under way."""
+        if self._alone is None and self._channel.is_closed:
+            self._alone = len(self.under_way) == 1
+
+    def _closed(self, _closing: asyncio.Future[None]) -> None:
+        """aiormq ends those that wait for a confirm; those that wait to write would wait on."""
+        self._is_alone()
+        for one in self.under_way.values():
+            if not one.deadline.expired():
+                one.deadline.reschedule(0)
+
+    def _broken(self, *, left: bool) -> Published:
+        ended = self._ended()
+        fate = Fate.CLOSED if ended.code and self.connection.is_open else Fate.BROKEN
+        # an exchange that is not there, or is not ours to use, has taken none of them
+        left = left and ended.code not in (403, 404)
+        return Published(fate=fate, code=ended.code, text=ended.text, left=left, alone=self._alone is not False)
+
+    def _ended(self) -> Ended:
+        if self.connection.is_silent:
+            return Ended(0, "the server gave no sign of life")
+        closing = self._channel.closing
+        return ended_by(closing.exception() if closing.done() and not closing.cancelled() else None)
 
     async def close(self) -> None:
-        if self.channel is not None and not self.connection.blocked:
-            await self.channel.close()
+        with suppress(Closed):
+            async with calling():
+                await self._channel.close()
 
 
 class Publisher:
@@ -163,14 +181,15 @@ class Publisher:
         """What became of one message; raises nothing."""
         line = self._lines.get(publication.exchange)
         connection = self._link.current
-        if connection is not None and connection.blocked:
-            return Published(fate=Fate.BLOCKED, text=connection.blocked, left=False)
+        if connection is not None and connection.is_blocked:
+            return Published(fate=Fate.BLOCKED, text="the server is short of memory or disk", left=False)
         try:
             if line is None or not line.is_open:
                 line = await self._open(publication.exchange, connect)
-            if not line.connection.is_writable:
+            transport = line.connection.transport
+            if not transport.is_writable:
                 async with asyncio.timeout(answer):
-                    await line.connection.writable()
+                    await transport.writable()
             return await line.publish(publication, answer)
         except NoConnection as no:
             return Published(fate=Fate.NOT_CONNECTED, text=str(no), left=False)
@@ -178,6 +197,8 @@ class Publisher:
             return Published(fate=Fate.BROKEN, code=closed.ended.code, text=closed.ended.text, left=False)
         except TimeoutError:
             return Published(fate=Fate.LATE, text="the server takes nothing in time", left=False)
+        except OSError:
+            return Published(fate=Fate.BROKEN, text="the connection broke", left=False)
 
     async def _open(self, exchange: str, connect: float) -> Line:
         """One opening serves all that wait for it, and is not given up with one of them."""
@@ -198,8 +219,11 @@ class Publisher:
             done.exception()  # those who waited may have gone
 
     async def _new_line(self, exchange: str, connect: float) -> Line:
-        line = Line(await self._link.connection(connect), exchange)
-        await line.open()
+        connection = await self._link.connection(connect)
+        channel = await connection.amqp_channel(confirms=True)
+        underlay = await channel.get_underlay_channel()
+        assert isinstance(underlay, Channel)
+        line = Line(connection, underlay)
         self._lines.pop(exchange, None)
         if len(self._lines) >= MOST_LINES:
             await self._close_idle()
@@ -208,7 +232,7 @@ class Publisher:
 
     async def _close_idle(self) -> None:
         for name, line in list(self._lines.items()):
-            if not line.pending:
+            if not line.under_way:
                 del self._lines[name]
                 await line.close()
                 return

@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from pamqp import commands
-
-from plugins.amqp.amqp_channel import Closed
-from plugins.amqp.connection import Connection
+from plugins.amqp.connection import Closed, Connection, calling
 from plugins.amqp.dead_letters import dead_queue
 from plugins.amqp.settings import Consume, Declare
 
@@ -27,10 +24,13 @@ async def _make_sure(connection: Connection, name: str, type: str | None) -> Non
     """A server closes the amqp_channel over a queue that is not there, and over one that is otherwise than asked."""
     channel = await connection.amqp_channel()
     try:
-        await channel.call(commands.Queue.Declare(queue=name, passive=True))
+        async with calling():
+            await channel.declare_queue(name, passive=True)
     except Closed as closed:
         if closed.ended.code != NOT_FOUND or type is None:
             raise
         channel = await connection.amqp_channel()
-        await channel.call(commands.Queue.Declare(queue=name, durable=True, arguments={"x-queue-type": type}))
-    await channel.close()
+        async with calling():
+            await channel.declare_queue(name, durable=True, arguments={"x-queue-type": type})
+    async with calling():
+        await channel.close()

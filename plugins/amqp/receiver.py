@@ -6,17 +6,18 @@ import asyncio
 from datetime import datetime
 
 import structlog
+from aiormq.abc import DeliveredMessage
 
 from broker.channel import Arrival, Asked, Host, Peer
 from broker.core.outcome import Busy, NotAllowed, NotKnownYet, Refusal, StoreUnavailable
-from plugins.amqp.address import queue_address
+from plugins.amqp.address import fits, queue_address
 from plugins.amqp.binding import Read, read
-from plugins.amqp.consumer import Consumer, InHand, Load
+from plugins.amqp.consumer import Consumer, Load
 from plugins.amqp.dead_letters import dead_letter, refusal_answer
+from plugins.amqp.lenient import be_lenient
 from plugins.amqp.links import Links
 from plugins.amqp.publisher import Fate, is_direct_reply
 from plugins.amqp.settings import AmqpSettings, Consume
-from plugins.amqp.wire import Malformed, read_properties
 
 log = structlog.get_logger("plugins.amqp")
 
@@ -34,6 +35,7 @@ class AmqpReceiver:
     def __init__(self, settings: AmqpSettings, host: Host) -> None:
         self._settings = settings
         self._host = host
+        be_lenient()
         self._links = Links(settings, may_be_here=host.may_be_here)
         self._link = self._links.link(None, "consume")
         self._own_queues = frozenset(one.queue for one in settings.queues())
@@ -55,21 +57,21 @@ class AmqpReceiver:
 
     # -- one message
 
-    async def _take(self, consume: Consume, one: InHand) -> bool:
+    async def _take(self, consume: Consume, message: DeliveredMessage) -> bool:
         """Whether it has ended: it is kept, or laid aside."""
         at = self._host.now()
         try:
-            found = read(one.delivery.header, one.delivery.body, at)
+            found = read(message.header.properties, message.body, at)
             arrival = self._arrival(consume, found, at=at)
             while True:
                 try:
                     await self._host.accept(arrival)
                     return True
                 except LATER as later:
-                    if not await self._hold(one, later.retry_after):
+                    if not await self._hold(later.retry_after):
                         return False
         except Refusal as refusal:
-            return await self._lay_aside(consume, one, refusal)
+            return await self._lay_aside(consume, message, refusal)
 
     def _arrival(self, consume: Consume, found: Read, *, at: datetime) -> Arrival:
         properties = found.properties
@@ -97,22 +99,21 @@ class AmqpReceiver:
             )
         return queue_address(queue)
 
-    async def _hold(self, one: InHand, seconds: float | None) -> bool:
+    async def _hold(self, seconds: float | None) -> bool:
         """Keeps a message in hand, unacknowledged, so that no more comes than prefetch permits; False: it goes back."""
-        wait = min(max(seconds or 0.0, SHORTEST_HOLD), LONGEST_HOLD)
-        stopping = asyncio.ensure_future(self._stopping.wait())
         try:
-            await asyncio.wait((one.acks.channel.closed, stopping), timeout=wait, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            stopping.cancel()
-        return one.is_ours and not self._stopping.is_set()
+            async with asyncio.timeout(min(max(seconds or 0.0, SHORTEST_HOLD), LONGEST_HOLD)):
+                await self._stopping.wait()
+        except TimeoutError:
+            return True
+        return False
 
     # -- what is refused
 
-    async def _lay_aside(self, consume: Consume, one: InHand, refusal: Refusal) -> bool:
+    async def _lay_aside(self, consume: Consume, message: DeliveredMessage, refusal: Refusal) -> bool:
         """Acknowledged only once the dead letter is confirmed: it is never lost."""
         publisher = self._links.publisher(None)
-        letter = dead_letter(one.delivery, consume, refusal, self._host.now())
+        letter = dead_letter(message, consume, refusal, self._host.now())
         wait = SHORTEST_HOLD
         while (
             published := await publisher.publish(letter, connect=PUBLISH, answer=PUBLISH)
@@ -121,21 +122,21 @@ class AmqpReceiver:
                 "amqp: a dead letter is not taken; it is kept in hand", queue=consume.queue, exchange=letter.exchange,
                 routing_key=letter.routing_key, error=refusal.problem.id, said=published.text or published.fate.value,
             )  # fmt: skip
-            if not await self._hold(one, wait):
+            if not await self._hold(wait):
                 return False
             wait = min(wait * 2, LONGEST_HOLD)
         log.warning("amqp: laid aside", queue=consume.queue, to=letter.routing_key, error=refusal.problem.id)
-        await self._tell_requester(one, refusal)
+        await self._tell_requester(message, refusal)
         return True
 
-    async def _tell_requester(self, one: InHand, refusal: Refusal) -> None:
+    async def _tell_requester(self, message: DeliveredMessage, refusal: Refusal) -> None:
         """Who waits at a reply queue hears of it, if it can; the dead letter says it in any case."""
+        properties = message.header.properties
+        queue = properties.reply_to
         try:
-            properties = read_properties(one.delivery.header)
-            queue = properties.reply_to
-            if not queue or self._reply_to(queue) is None:
+            if not queue or not fits(queue) or self._reply_to(queue) is None:
                 return
-        except (Malformed, Refusal):
+        except Refusal:
             return
         reference = properties.correlation_id or properties.message_id
         answer = refusal_answer(queue, reference, refusal, self._host.default_release)

@@ -47,13 +47,12 @@ class AmqpSender:
             place = read_place(transmission.address)
             # the reply queue is on our own server: nobody at another one could answer there
             writing = self._writing if _server(place, self._own) == self._own else self._elsewhere
-            properties, body, message_id = writing.write(transmission, self._host.now())
+            properties, body = writing.write(transmission, self._host.now())
         except ValueError as error:
             return _unusable(str(error))
         publication = Publication(
             exchange=place.exchange,
             routing_key=place.routing_key,
-            message_id=message_id,
             properties=properties,
             body=body,
         )

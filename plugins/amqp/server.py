@@ -7,21 +7,15 @@ import os
 import socket
 import ssl
 from collections.abc import Callable
-from functools import partial
 
 import structlog
 
-from broker.core.inside import is_inside
 from plugins.amqp.address import Server
-from plugins.amqp.amqp_channel import Closed
-from plugins.amqp.connection import Connection, Login
+from plugins.amqp.connection import Connection, Login, dial, is_ours
 from plugins.amqp.settings import ClientTls
+from plugins.amqp.transport import NoConnection, Transport
 
 log = structlog.get_logger("plugins.amqp")
-
-
-class NoConnection(Exception):
-    """There is no connection; the text says why, and nothing has left."""
 
 
 def tls_context(tls: ClientTls) -> ssl.SSLContext:
@@ -63,7 +57,7 @@ class Link:
     def current(self) -> Connection | None:
         """The connection, if there is one now."""
         found = self._connection
-        return found if found is not None and not found.closed.done() else None
+        return found if found is not None and found.is_open else None
 
     async def connection(self, seconds: float) -> Connection:
         """The connection, made where there is none; raises `NoConnection`."""
@@ -89,45 +83,25 @@ class Link:
     # -- dialling
 
     async def _dial(self, seconds: float) -> Connection:
-        connection: Connection | None = None
+        transport = Transport(
+            self.server, context=self._context, heartbeat=self._heartbeat, may_be_here=self._may_be_here
+        )
         try:
+            if self._connection is not None:
+                await self._connection.close()  # aio-pika lets go of it only so
             async with asyncio.timeout(seconds):
-                connection = await self._connect()
-                await connection.opened
-        except Closed as closed:
-            raise NoConnection(f"the server says {closed}") from None
-        except BaseException as error:
-            if connection is not None:
-                connection.fail("it was not opened in time")
-            if isinstance(error, (NoConnection, asyncio.CancelledError)):
+                connection = await dial(self.server, self._login, transport, heartbeat=self._heartbeat, name=self._name)
+        except asyncio.CancelledError as error:
+            if is_ours(error):
                 raise
+            raise NoConnection("the server hung up") from None
+        except NoConnection:
+            raise
+        except Exception as error:
             raise NoConnection(_reason(error)) from None
         self._connection = connection
         log.info("amqp: connected", server=str(self.server), connection=self._name)
         return connection
-
-    async def _connect(self) -> Connection:
-        """The host is looked up once, checked, and that very address connected to (A-27)."""
-        loop = asyncio.get_running_loop()
-        server = self.server
-        found = await loop.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM)
-        places = list(dict.fromkeys((str(place[0]), server.port) for *_, place in found))
-        if any(is_inside(ip) for ip, _ in places) and not self._may_be_here(server.host):
-            places = [place for place in places if not is_inside(place[0])]
-            if not places:
-                raise NoConnection("the address leads to this machine, which nobody wrote down by name")
-        build = partial(Connection, vhost=server.vhost, login=self._login, heartbeat=self._heartbeat, name=self._name)
-        tls = {"ssl": self._context, "server_hostname": server.host} if server.tls else {}
-        failure: OSError | None = None
-        for ip, port in places:
-            try:
-                _, connection = await loop.create_connection(build, ip, port, **tls)  # type: ignore[call-overload]
-            except OSError as error:
-                failure = failure or error
-            else:
-                made: Connection = connection
-                return made
-        raise failure or socket.gaierror(socket.EAI_NONAME, "no address")
 
 
 def _seen(dialling: asyncio.Task[Connection]) -> None:

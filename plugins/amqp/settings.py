@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -10,11 +9,9 @@ from enum import StrEnum
 from pathlib import Path
 
 from broker.core.tls import described
-from plugins.amqp.address import read_server
-from plugins.amqp.wire import LONGEST_SHORT
+from plugins.amqp.address import LONGEST_EXCHANGE, LONGEST_SHORT, NAME, read_server
 
 LONGEST_QUEUE = LONGEST_SHORT - len(".dead")
-_NAME = re.compile(r"[a-zA-Z0-9-_.:@#,/+ ]+")  # what pamqp writes as the name of a queue
 MOST_UNACKNOWLEDGED = 65_535  # what a prefetch can say
 
 
@@ -42,7 +39,7 @@ class Mode(StrEnum):
 
 
 def _check_name(key: str, name: str, longest: int) -> None:
-    if not _NAME.fullmatch(name) or len(name) > longest:
+    if not NAME.fullmatch(name) or len(name) > longest:
         raise ValueError(f"{key}: a name of 1 to {longest} ASCII letters, digits, spaces and -_.:@#,/+")
 
 
@@ -72,7 +69,7 @@ class Consume:
     def __post_init__(self) -> None:
         _check_name("queue", self.queue, LONGEST_QUEUE)
         if self.dead_letter is not None:
-            _check_name("dead_letter", self.dead_letter, LONGEST_SHORT)
+            _check_name("dead_letter", self.dead_letter, LONGEST_EXCHANGE)
         if not 1 <= self.prefetch <= MOST_UNACKNOWLEDGED:
             raise ValueError(f"prefetch: from 1 to {MOST_UNACKNOWLEDGED}")
 
@@ -138,7 +135,8 @@ class AmqpSettings:
         },
     )
     heartbeat: timedelta = field(
-        default=timedelta(seconds=30), metadata=described("A server that is silent for twice as long is given up.")
+        default=timedelta(seconds=30),
+        metadata=described("A server that is silent for some three times as long is given up."),
     )
     tls: ClientTls = field(
         default_factory=ClientTls, metadata=described("Certificates for amqps, of this server and of others.")

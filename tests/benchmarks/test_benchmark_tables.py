@@ -35,6 +35,8 @@ points = [
                                                           "beside": [seen(7), seen(7), seen(5)]}),
     Point(part="h", name="9", rate="frames_per_second", seen={
         "bare": [{"frames_per_second": 100.0}], "broker": [{"frames_per_second": 49.0, "kib_idle": 30.0}]}),
+    Point(part="j", name="9", rate="per_second", seen={"value": [{"p50_ms": 5.0}], "all": [{"p50_ms": 5.1}],
+                                                        "different": [{"p50_ms": 9.0}]}),
     Point(part="c", name="1", rate="per_second", seen={"direct": [seen(9, 1.0)], "proxy": [seen(9, 2.0)],
                                                        "broker": [seen(9, 3.0)]}),
     Point(part="i", name="16", rate="per_second", seen={"direct": [seen(9, 1.0)] * 3, "one": [seen(9, 3.0)] * 3,
@@ -65,10 +67,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]
 def test_every_part_has_its_table_and_every_floor_its_row(tiny: tuple[str, dict[str, Any]]) -> None:
     printed, figures = tiny
     tables = printed.partition("Medians of 1 round")[2]
-    for part in "abcdefghi":
+    for part in "abcdefghij":
         assert f"\n({part}) " in tables
     assert tables.count("appends + fdatasync of 4 KiB a second") == 4, "a durable figure has the disk's beside it"
-    assert {floor["part"] for floor in figures["floors"]} == set("abcdeghi")
+    assert {floor["part"] for floor in figures["floors"]} == set("abcdeghij")
     for floor in figures["floors"]:
         row = next(
             line for line in tables.splitlines() if line.strip().startswith(f"({floor['part']}) {floor['what']}")
@@ -93,12 +95,20 @@ def test_json_holds_every_round_of_every_contestant(tiny: tuple[str, dict[str, A
         ("g", frozenset({"alone", "well", "beside", "gateway"})),
         ("h", frozenset({"bare", "broker"})),
         ("i", frozenset({"direct", "one", "three"})),
+        ("j", frozenset({"value", "rules", "all", "different"})),
     }
     (following,) = (point for point in figures["points"] if point["part"] == "h")
     for who, (one,) in following["seen"].items():
         assert one["clients"] == 4, who
         assert 0 < one["all_ms"] <= one["slowest_all_ms"]
         assert one["frames_per_second"] > 0
+    (matching,) = (point for point in figures["points"] if point["part"] == "j")
+    assert {who: one["heard"] for who, (one,) in matching["seen"].items()} == {
+        "value": 1,
+        "rules": 4,
+        "all": 4,
+        "different": 4,
+    }
     stages = [point for point in figures["points"] if point["part"] == "g"]
     assert [point["name"] for point in stages] == ["200", "1000", "max"]
     for point in stages:
@@ -106,7 +116,7 @@ def test_json_holds_every_round_of_every_contestant(tiny: tuple[str, dict[str, A
             assert [(one["answered"], one["arrived"]) for one in rounds] == [(24, 12)], f"{point['name']}: {who}"
             assert rounds[0]["p99_ms"] >= rounds[0]["p50_ms"] > 0
     for point in figures["points"]:
-        if point in stages or point is following:
+        if point in stages or point in (following, matching):
             continue
         for who, rounds in point["seen"].items():
             assert len(rounds) == 1
@@ -117,7 +127,7 @@ def test_json_holds_every_round_of_every_contestant(tiny: tuple[str, dict[str, A
     assert all(
         len(point["syncs"]) == 1 and point["syncs"][0] > 0
         for point in figures["points"]
-        if point not in [*stages, following]
+        if point not in [*stages, following, matching]
     )
 
 

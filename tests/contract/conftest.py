@@ -16,12 +16,17 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "store"))  # the values th
 from store_values import NOW
 
 from broker.store import Store
+from broker.store.memory import MemoryStore
 from broker.store.sqlite import SqliteStore
 
 
-@pytest.fixture(params=[SqliteStore])
+@pytest.fixture(params=["sqlite", "memory"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    opened = request.param(tmp_path / "broker.db", now=lambda: NOW)
+    kinds = {
+        "sqlite": lambda: SqliteStore(tmp_path / "broker.db", now=lambda: NOW),
+        "memory": lambda: MemoryStore(now=lambda: NOW),
+    }
+    opened: Store = kinds[request.param]()
     yield opened
     await opened.close()
 

@@ -210,6 +210,30 @@ async def test_asynchronous_copy_of_what_was_answered_by_the_return_path_brings_
     assert [entry.body for entry in await post.mail()] == [response()]
 
 
+async def test_copy_that_does_not_wait_hears_the_refusal_that_its_first_may_have_missed(post: Post) -> None:
+    """A hop whose connection breaks while it waits asks again and does not; the refusal was nobody else's to report."""
+    post.script.says("test://a/in", refusal())
+    first = await post.send(message())
+    again = await post.send(message(), asynchronous=True)
+    assert [(one.kind, one.status, one.body) for one in (first, again)] == [(AnswerKind.REFUSED, 422, b"{}")] * 2
+    assert await post.reports() == []
+    assert len(post.script.sent) == 1
+
+
+@pytest.mark.parametrize("end", [answered_with(response()), refusal()])
+async def test_end_of_what_a_caller_waits_for_goes_to_the_sender_of_a_copy_too(post: Post, end: Any) -> None:
+    """Who was killed asks again without waiting, and the connection that it died on may look alive for long."""
+    post.script.holds("test://a/in")
+    caller = post.calls(message())
+    await post.rest()
+    await post.send(message(), asynchronous=True)
+    post.script.let_go(end)
+    assert (await caller).kind in (AnswerKind.RESPONSE, AnswerKind.REFUSED)
+    await post.rest()
+    (entry,) = await post.mail()
+    assert entry.message.header.response is not None
+
+
 async def test_copy_for_a_further_destination_adds_that_delivery_alone(post: Post) -> None:
     both = message(to=(A, B))
     await post.send(both, envelope=Envelope(destination=(A,)))

@@ -89,6 +89,22 @@ async def test_stranger_who_quotes_the_right_id_does_not_answer_who_waits(post: 
     assert (await caller).kind is AnswerKind.TAKEN
 
 
+async def test_gateway_that_answers_for_another_destination_does_not_answer_for_its_own(opened: Opened) -> None:
+    """Two destinations behind one gateway, reached one by one: it tells both who wait the first response it has."""
+    post = await opened(endpoints={SENDER: "mailbox:", A: "test://gate/a", B: "test://gate/b"})
+    of_b = answered_with(response(source=B))
+    post.script.says("test://gate/a", of_b)
+    post.script.says("test://gate/b", of_b)
+    answer = await post.send(message(to=(A, B)), wait=5)
+    assert answer.body == of_b.body
+    await post.rest()
+    assert [(one.destination, one.answer) for one in await post.of()] == [
+        (A, AnswerState.OPEN),
+        (B, AnswerState.ANSWERED),
+    ]
+    assert len(await post.messages()) == 2, "the response is kept once"
+
+
 async def test_response_that_names_no_destination_is_matched_by_its_source(post: Post) -> None:
     await asked(post)
     await post.send(response(to=()))

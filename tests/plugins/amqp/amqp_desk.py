@@ -49,7 +49,7 @@ def full_envelope(**more: Any) -> Envelope:
         "digest": "sha-256=" + "A" * 43 + "=",
         "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
         "tracestate": "vendor=x",
-        "more": (("subject", "Patient/æøå"), ("sequence", "12")),
+        "more": (("sequence", "12"), ("subject", "Patient/æøå")),
     }
     return Envelope(**{**values, **more})
 

@@ -39,7 +39,9 @@ def test_lane_is_server_and_exchange(address: str, peer: str) -> None:
         ("amqp:?x", "not name=value"),
         ("amqp:?exchange=a b", "begins with"),
         ("https://h/?exchange=x", "begins with"),
-        (f"amqp:?exchange={'x' * 256}", "at most 255"),
+        (f"amqp:?exchange={'x' * 128}", "at most 127"),
+        ("amqp:?exchange=k%C3%B8", "ASCII letters"),
+        (f"amqp:?routing_key={'x' * 256}", "at most 255"),
     ],
 )
 def test_address_that_cannot_be_used_says_why(address: str, why: str) -> None:

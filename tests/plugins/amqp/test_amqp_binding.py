@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import struct
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from amqp_desk import AT, MESSAGE, full_envelope, transmission
-from pamqp import commands, header
+from pamqp import decode, header
+from pamqp.commands import Basic
 
 from broker.core.envelope import EMPTY, Envelope
 from broker.core.outcome import BadRequest, Refusal, Unsupported
 from plugins.amqp.binding import Read, Writing, read
+from plugins.amqp.lenient import be_lenient
 from plugins.amqp.settings import Mode, Prefix
 
 
@@ -23,47 +25,46 @@ def written(
     prefix: Prefix = Prefix.CE,
     reply_queue: str | None = None,
     **more: Any,
-) -> tuple[bytes, bytes, str]:
-    """Header payload and body on the wire, and the id for returns."""
+) -> tuple[Basic.Properties, bytes]:
+    """Properties as they come off the wire, and body."""
     writing = Writing(mode=mode, prefix=prefix, reply_queue=reply_queue)
-    properties, body, message_id = writing.write(transmission("amqp:?exchange=x", envelope=envelope, **more), AT)
-    return struct.pack(">HHQ", 60, 0, len(body)) + properties, body, message_id
+    properties, body = writing.write(transmission("amqp:?exchange=x", envelope=envelope, **more), AT)
+    return over_the_wire(properties), body
 
 
-def theirs(**properties: Any) -> bytes:
+def over_the_wire(properties: Basic.Properties) -> Basic.Properties:
+    found = header.ContentHeader()
+    found.unmarshal(header.ContentHeader(0, 0, properties).marshal())
+    return found.properties
+
+
+def theirs(**properties: Any) -> Basic.Properties:
     """As another client writes it."""
-    return header.ContentHeader(0, 0, commands.Basic.Properties(**properties)).marshal()
+    return over_the_wire(Basic.Properties(**properties))
 
 
 def taken(headers: dict[str, Any], body: bytes = MESSAGE, **properties: Any) -> Read:
     return read(theirs(headers=headers, **properties), body, AT)
 
 
-def as_properties(payload: bytes) -> commands.Basic.Properties:
-    found = header.ContentHeader()
-    found.unmarshal(payload)
-    return found.properties
-
-
 @pytest.mark.parametrize("mode", list(Mode))
 @pytest.mark.parametrize("prefix", list(Prefix))
 def test_every_attribute_comes_back_as_it_left(mode: Mode, prefix: Prefix) -> None:
-    payload, body, _ = written(full_envelope(), mode=mode, prefix=prefix)
-    found = read(payload, body, AT)
+    properties, body = written(full_envelope(), mode=mode, prefix=prefix)
+    found = read(properties, body, AT)
     assert found.envelope == full_envelope()
     assert (found.body, found.media_type) == (MESSAGE, "application/fhir+json")
 
 
 def test_envelope_that_is_no_event_comes_back_with_its_id() -> None:
     envelope = Envelope(id="b-1", destination=("urn:x",), via=("urn:y",), correlationid="c-9")
-    payload, body, _ = written(envelope)
-    assert read(payload, body, AT).envelope == envelope
+    properties, body = written(envelope)
+    assert read(properties, body, AT).envelope == envelope
 
 
 def test_attributes_are_mirrored_into_the_properties() -> None:
-    payload, _, message_id = written(full_envelope(expirytime=AT + timedelta(minutes=1)), reply_queue="fhir.replies")
-    found = as_properties(payload)
-    assert (found.message_id, message_id, found.message_type) == ("b-1", "b-1", "org.example.discharge-letter")
+    found, _ = written(full_envelope(expirytime=AT + timedelta(minutes=1)), reply_queue="fhir.replies")
+    assert (found.message_id, found.message_type) == ("b-1", "org.example.discharge-letter")
     assert (found.correlation_id, found.reply_to, found.delivery_mode) == ("c-1", "fhir.replies", 2)
     assert (found.expiration, found.priority) == ("60000", 7)
     assert found.timestamp == AT.replace(microsecond=0)
@@ -73,25 +74,24 @@ def test_attributes_are_mirrored_into_the_properties() -> None:
 
 
 def test_response_quotes_the_reference_of_its_request_and_asks_for_no_answer() -> None:
-    payload, _, _ = written(full_envelope(), in_reply_to="theirs-7", reply_queue="fhir.replies")
-    found = as_properties(payload)
+    found, _ = written(full_envelope(), in_reply_to="theirs-7", reply_queue="fhir.replies")
     assert (found.correlation_id, found.reply_to) == ("theirs-7", None)
 
 
 def test_what_does_not_fit_a_property_stands_in_the_header_alone() -> None:
     """An id of more than 255 bytes, a time further than RabbitMQ counts, a priority below nought."""
     envelope = full_envelope(id="æ" * 200, type="t" * 300, correlationid="c" * 300, priority=-1)
-    payload, body, message_id = written(envelope)
-    found = as_properties(payload)
-    assert (found.message_id, found.message_type, found.correlation_id) == (message_id, None, None)
-    assert len(message_id) == 36
+    found, body = written(envelope)
+    assert (found.message_type, found.correlation_id) == (None, None)
+    assert found.message_id is not None
+    assert len(found.message_id) == 36
     assert (found.expiration, found.priority) == (None, None)
-    assert read(payload, body, AT).envelope == envelope
+    assert read(found, body, AT).envelope == envelope
 
 
 def test_time_that_is_over_expires_at_once_and_not_never() -> None:
-    payload, _, _ = written(full_envelope(expirytime=AT - timedelta(seconds=1)))
-    assert as_properties(payload).expiration == "1"
+    found, _ = written(full_envelope(expirytime=AT - timedelta(seconds=1)))
+    assert found.expiration == "1"
 
 
 def test_values_of_other_types_are_read_as_canonical_strings() -> None:
@@ -164,13 +164,50 @@ def test_what_cannot_be_read_is_refused_with_its_reason(
         taken(headers, body, **properties)
 
 
+@pytest.fixture
+def lenient() -> Iterator[None]:
+    methods, times = dict(decode.METHODS), decode.TABLE_MAPPING[b"T"]
+    be_lenient()
+    yield
+    decode.METHODS.update(methods)
+    decode.TABLE_MAPPING[b"T"] = times
+
+
+def damaged(*, instead: bytes = b"\xff\xfe", **properties: Any) -> Basic.Properties:
+    """As they come off the wire with other bytes where `??` stood."""
+    found = header.ContentHeader()
+    found.unmarshal(header.ContentHeader(0, 0, Basic.Properties(**properties)).marshal().replace(b"??", instead))
+    return found.properties
+
+
 def test_header_that_is_no_utf8_is_refused_by_name() -> None:
-    payload = theirs(headers={"ce-id": "x", "ce-via": "??"}).replace(b"??", b"\xff\xfe")
     with pytest.raises(Refusal, match="ce-via has a control character or is not Unicode"):
-        read(payload, MESSAGE, AT)
+        read(damaged(headers={"ce-id": "x", "ce-via": "??"}), MESSAGE, AT)
 
 
-def test_properties_that_break_off_are_refused() -> None:
-    with pytest.raises(BadRequest) as refused:
-        read(theirs(headers={"a": "b" * 50})[:-20], MESSAGE, AT)
+@pytest.mark.parametrize(
+    ("properties", "said"),
+    [
+        ({"correlation_id": "k??"}, "correlation_id is no UTF-8"),
+        ({"reply_to": "??"}, "reply_to is no UTF-8"),
+        ({"headers": {"X-??": "1"}}, "the name of a header is no UTF-8"),
+    ],
+)
+@pytest.mark.usefixtures("lenient")
+def test_properties_that_are_no_utf8_are_refused_with_their_message_alone(
+    properties: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(BadRequest, match=said) as refused:
+        read(damaged(**properties), MESSAGE, AT)
     assert refused.value.problem.id == "bad-properties"
+
+
+@pytest.mark.usefixtures("lenient")
+def test_time_that_is_none_says_nothing() -> None:
+    far = header.ContentHeader(0, 0, Basic.Properties(timestamp=AT, headers={"n": AT})).marshal()
+    seconds = int(AT.timestamp()).to_bytes(8)
+    assert far.count(seconds) == 2
+    found = header.ContentHeader()
+    found.unmarshal(far.replace(seconds, b"\x7f" * 8))
+    assert (found.properties.timestamp, found.properties.headers) == (None, {"n": None})
+    assert read(found.properties, MESSAGE, AT).envelope == EMPTY

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
+from typing import Any
 from uuid import uuid4
 
 import aio_pika
 import orjson
 import pytest
+from aiormq.abc import ChannelFrame
 from amqp_desk import MESSAGE, Bench, eventually, full_envelope, listed, send, until, until_there
+from pamqp import header
+from pamqp.body import ContentBody
+from pamqp.commands import Basic
 
 from broker.channel import Arrival, Asked
 from broker.core.envelope import Envelope
@@ -243,6 +248,42 @@ async def test_dead_letter_waits_until_somebody_takes_it(bench: Bench, capsys: p
     await (await bench.channel.get_queue(graves)).bind(exchange, queue)
     assert (await bench.get(graves)).body == b"to be buried"
     await exchange.delete()
+
+
+@pytest.mark.parametrize(
+    ("properties", "error"),
+    [
+        ({"correlation_id": "k??"}, "bad-properties"),
+        ({"headers": {"X-??": "1"}}, "bad-properties"),
+        ({"message_id": "??", "reply_to": "??"}, "bad-properties"),
+        ({"headers": {"ce-via": "??", "X-Deep": {"a": ["??"]}}}, "bad-envelope"),
+    ],
+    ids=["property", "name of a header", "id and reply_to", "values of headers"],
+)
+async def test_what_pamqp_cannot_read_holds_up_nothing_behind_it(
+    bench: Bench, properties: dict[str, Any], error: str
+) -> None:
+    """Texts that are no UTF-8, which RabbitMQ passes on: else the connection would end over each, again and again."""
+    queue = await bench.queue()
+    await bench.receiver(consume=(Consume(queue=queue),))
+    await damaged(bench, queue, Basic.Properties(content_type="text/plain", **properties))
+    await bench.put(queue, b"behind it")
+    (arrival,) = await bench.host.until(1)
+    assert arrival.body == b"behind it"
+    dead = await bench.get(f"{queue}.dead")
+    assert (dead.body, dead.content_type, dead.headers["x-error-id"]) == (b"damaged", "text/plain", error)
+
+
+async def damaged(bench: Bench, queue: str, properties: Basic.Properties) -> None:
+    """Published with bytes that are no UTF-8 in the place of `??`; no client of ours would write it."""
+    channel = await bench.connection.channel(publisher_confirms=False)
+    underlay = await channel.get_underlay_channel()
+    content = header.ContentHeader(0, 7, properties)
+    frames = [Basic.Publish(routing_key=queue), content, ContentBody(b"damaged")]
+    written = ChannelFrame.marshall(underlay.number, frames)
+    torn = ChannelFrame(payload=written.payload.replace(b"??", b"\xff\xfe"), should_close=False)
+    await underlay.connection.write_queue.put(torn)
+    await channel.close()
 
 
 async def test_requester_hears_of_the_refusal_at_its_reply_queue(bench: Bench) -> None:

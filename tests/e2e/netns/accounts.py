@@ -70,8 +70,9 @@ def _delivered_once(there: bool, reports: list[dict[str, object]], answers: list
 
 
 def _urgent(there: bool, reports: list[dict[str, object]], answers: list[str]) -> tuple[str, str]:
-    if answers or len(reports) > 1:
-        return "reported", "it was reported more than once, or answered"
+    # a broker that never heard that the next one took it gives it up as well: each says so once, of itself
+    if answers or len(reports) > len({report["by"] for report in reports}):
+        return "reported", "one broker reported it more than once, or it was answered"
     if not there and not reports:
         return "lost", "it was acknowledged, is not there, and nothing was reported"
     if there and reports:  # its last attempt arrived, and the word of that did not

@@ -136,7 +136,8 @@ class Office:
         elif id in one.answers:
             one.copies += 1
         else:
-            one.answers[id] = {"code": header["response"]["code"], "problems": _problems(body)}
+            by = header["source"]["endpoint"]
+            one.answers[id] = {"code": header["response"]["code"], "by": by, "problems": _problems(body)}
         return web.Response()
 
     def _message_came(self, header: dict[str, Any], body: bytes) -> web.Response:

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -22,6 +23,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from accounts import Accounts, accounts  # noqa: E402
 from chain import MIB, Chain  # noqa: E402
+from e2e_messages import eventually  # noqa: E402
 from troubles import Troubles  # noqa: E402
 
 SENDERS = 4  # at each office
@@ -60,10 +62,11 @@ async def soak(folder: Path, seconds: float, seed: int) -> list[str]:
     dice = random.Random(seed)
     chain = Chain(folder, dice, room=int(seconds / 60 * 40 * MIB))
     troubles = Troubles(chain, random.Random(seed + 1))
+    work: list[asyncio.Future[None]] = []
     try:
         await chain.open()
-        senders = [asyncio.ensure_future(office.send_until_told()) for office in chain.offices for _ in range(SENDERS)]
-        telling = asyncio.ensure_future(tell(chain, troubles))
+        senders = [asyncio.ensure_future(one.send_until_told()) for one in chain.offices for _ in range(SENDERS)]
+        work += [*senders, asyncio.ensure_future(tell(chain, troubles))]
         await troubles.bring(seconds)
         print(f"-- the troubles are over: {dict(troubles.counts)}", flush=True)
         for office in chain.offices:
@@ -71,7 +74,6 @@ async def soak(folder: Path, seconds: float, seed: int) -> list[str]:
         began = time.monotonic()
         await asyncio.wait_for(asyncio.gather(*senders), SETTLES)
         made = await settled(chain, SETTLES)
-        telling.cancel()
         print(f"-- settled after {time.monotonic() - began:.1f} s", flush=True)
         for end, count in sorted(made.ends.items()):
             print(f"{count:8} {end}")
@@ -86,22 +88,25 @@ async def soak(folder: Path, seconds: float, seed: int) -> list[str]:
         print(f"{copies} copies of messages, {again} of answers, {later} times told to come later")
         return made.faults
     finally:
+        for task in work:
+            task.cancel()
+        await asyncio.gather(*work, return_exceptions=True)
         await chain.close()
 
 
 async def settled(chain: Chain, within: float) -> Accounts:
     """The accounts once nothing is missing, or once nothing has changed for long."""
-    still, before = 0.0, -1
-    while within > 0 and not await at_rest(chain):
-        within -= 1.0
-        await asyncio.sleep(1.0)
+    until, changed, before = time.monotonic() + within, time.monotonic(), -1
+    with suppress(AssertionError):  # the accounts say what has not come to rest
+        await eventually(lambda: at_rest(chain), within=within, every=1.0)
     while True:
         made = await accounts(chain)
+        now = time.monotonic()
         if not made.faults and not any(office.is_busy for office in chain.offices):
             return made
-        still = 0.0 if len(made.faults) != before else still + 1.0
-        within, before = within - 1.0, len(made.faults)
-        if within < 0 or still > STILL:
+        if len(made.faults) != before:
+            changed, before = now, len(made.faults)
+        if now > until or now > changed + STILL:
             return made
         await asyncio.sleep(1.0)
 

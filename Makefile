@@ -13,17 +13,19 @@ CLIENTS := .build/node/.ready
 # Started by tests and benchmarks themselves, on free ports.
 RABBITMQ := rabbitmq-server=rabbitmq-server
 POSTFIX := postfix=postfix
+# Networks of their own, with cables between them.
+NETNS := ip=iproute2 unshare=util-linux nsenter=util-linux
 SOURCES := broker plugins tests benchmarks demo
 # What is there: demo and the tests grow from commit to commit.
 CODE = $(wildcard $(SOURCES))
 
-.PHONY: demo test check bench simulate fmt fuzz docs lock clean
+.PHONY: demo test check bench simulate fmt fuzz soak docs lock clean
 
 demo: $(READY)  ## the main job on real messages, showing what happened
 	$(BIN)/python demo/run.py $(ARGS)
 
 test: $(READY) $(CLIENTS)  ## every test; ARGS="tests/core -q" for some
-	scripts/need $(RABBITMQ) $(POSTFIX)
+	scripts/need $(RABBITMQ) $(POSTFIX) $(NETNS)
 	$(BIN)/python -m pytest $(ARGS)
 
 check: $(READY)  ## format, lint, types, import arrows, spelling
@@ -47,6 +49,10 @@ fmt: $(READY)
 
 fuzz: $(READY)  ## any bytes: a message or a documented refusal; longer than `make test` takes it
 	$(BIN)/python -m pytest tests/fuzz --hypothesis-profile=fuzz --timeout=1800 $(ARGS)
+
+soak: $(READY)  ## three brokers in networks of their own, and what goes wrong there; ARGS="--minutes 30 --seed 1"
+	scripts/need $(NETNS)
+	$(BIN)/python tests/e2e/netns/soak.py $(ARGS)
 
 docs: $(READY)  ## the settings page anew; what the pages say is run, and what they must name is named
 	$(BIN)/python -m broker.config.document > .build/settings.md

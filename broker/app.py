@@ -131,12 +131,13 @@ class Broker:
     def _join(self) -> None:
         settings, here, store = self._settings, self.here, self.store
         flow = join(
-            here=here, store=store, channels=self.channels, directory=self._snapshot, rules=self.rules,
+            here=here, store=store, ledger=store, channels=self.channels, directory=self._snapshot, rules=self.rules,
             defaults=settings.defaults, intake=self.intake, aside=self.aside, callers=self.callers,
             followers=self.followers, live=self.live, reads=self.reads, meter=self.metrics,
         )  # fmt: skip
         self.receiving, self.accepting, self.delivering = flow.receiving, flow.accepting, flow.delivering
         self.late, self.mailboxes, self.sweeping = flow.late, flow.mailboxes, flow.sweeping
+        self.refusals = flow.refusals
         kept = settings.store.retention
         ages = Ages(body=kept.body, mailbox=kept.mailbox, identity=kept.identity, trace=kept.trace)
         self.retaining = Retaining(here=here, store=store, ages=ages)
@@ -156,13 +157,16 @@ class Broker:
                 here=self.here, store=self.store, intake=self.intake, directory=self.directory,
                 insecure=self._settings.insecure, listening=self.listening,
             )  # fmt: skip
-            app = application(base_url=self.here.base_url, default_release=self.here.release)
+            app = application(
+                base_url=self.here.base_url, default_release=self.here.release, endpoint=self.here.endpoint
+            )
             self._build_channels(app)  # before anything is carried: what waits must find its sender
             await self.delivering.load_holds()
             self._start_task(self.delivering.run(), "deliver")
             self._start_task(self.watching.run(), "watch")
             self._start_task(self.sweeping.run(), "sweep")
             self._start_task(self.retaining.run(), "retention")
+            self._start_task(self.refusals.run(), "refusals")
             self._start_task(
                 self.directory.watch(
                     WATCH_DIRECTORY, self.directory_changed, self._report_problems,
@@ -205,6 +209,7 @@ class Broker:
         add_admin(
             app, here=self.here, store=self.store, directory=self.directory, rules=self.rules,
             defaults=self._settings.defaults, delivering=self.delivering, health=self.health,
+            ledger=self.store, parties={one.name: one.endpoints for one in self._settings.parties.values()},
             changed=self.directory_changed,
         )  # fmt: skip
 
@@ -287,6 +292,7 @@ class Broker:
         for sender in set(self.channels.senders().values()):
             await sender.stop()
         await self.aside.close()
+        await self.refusals.keep()
         await self.store.close()
 
 
@@ -305,6 +311,7 @@ def _here(settings: Settings, store: SqliteStore, clock: SteadyClock) -> Here:
         base_url=broker.base_url,
         ids=MessageIds(store.key),
         event_prefix=broker.event_prefix,
+        status_event=broker.status_event,
         release=broker.fhir,
         hops=broker.limits.hops,
         max_message=broker.limits.message,

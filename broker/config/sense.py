@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -56,6 +57,11 @@ def _plugins(subject: Subject) -> Iterator[Mistake]:
         elif (folder / "__init__.py").is_file():
             text = f"`{subject.root.at(path).shown}` is a plugin itself; `plugins` names the folder above it"
             yield subject.mistake(path, text)
+        elif folder.stat().st_mode & stat.S_IWOTH:
+            text = (
+                f"everybody on this machine may write to `{subject.root.at(path).shown}`, and what stands there is run"
+            )
+            yield subject.warning(path, text, "chmod o-w")
 
 
 def _channels(subject: Subject) -> Iterator[Mistake]:

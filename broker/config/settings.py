@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from broker.config.mistake import Mistake
-from broker.core.fhir.header import Release
+from broker.core.fhir.header import Event, Release
 from broker.core.policy import Policy, Rule
 from broker.directory.source import ServerSource
 
@@ -29,6 +29,7 @@ class Broker(msgspec.Struct, frozen=True, kw_only=True):
     base_url: str  # without a slash at the end
     fhir: Release
     event_prefix: str
+    status_event: Event  # of messages that the broker answers itself
     limits: Limits
 
 

@@ -37,6 +37,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     who: Who = Who.SENDER
     expression: tuple[str, ...] = ()  # FHIRPath of the element
     diagnostics: str | None = None  # for engineers
+    at: str | None = None  # endpoint of the broker that says so, where it is one further on
 
 
 # FHIR's `transient` and what stands below it: "the transaction may be able to be resubmitted".
@@ -135,6 +136,12 @@ class RefusedByRule(Refusal):
     """A rule of the configuration says no."""
 
     code, id = "business-rule", "refused-by-rule"
+
+
+class SubscriptionRefused(Refusal):
+    """A Subscription, or what is asked of one, that is not served as it stands (S-8)."""
+
+    code, id = "value", "subscription-refused"
 
 
 class NotFound(Refusal):

@@ -104,6 +104,10 @@ class Callers:
         untils = [caller.until for caller in callers if not caller.answer.done()]
         return max(untils) - now if untils else None
 
+    def listens_on(self, position: int) -> bool:
+        """Whether one of them is not content with a receiver's plain acknowledgement."""
+        return any(caller.listens_on for caller in self._waiting.get(position, ()) if not caller.answer.done())
+
     def count(self) -> int:
         return sum(map(len, self._waiting.values()))
 

@@ -21,6 +21,7 @@ from broker.flow.meter import Meter
 from broker.flow.notify import Followers
 from broker.flow.plan import Planning
 from broker.flow.receive import Receiving
+from broker.flow.refusals import Ledger, Refusals
 from broker.flow.report import Reports
 from broker.flow.respond import Responding
 from broker.flow.sweep import Sweeping
@@ -39,6 +40,7 @@ class Flow:
     responding: Responding
     late: LateReports
     mailboxes: Mailboxes
+    refusals: Refusals
     sweeping: Sweeping
 
 
@@ -46,6 +48,7 @@ def join(
     *,
     here: Here,
     store: Store,
+    ledger: Ledger,
     channels: Channels,
     directory: Callable[[], Whereabouts],
     rules: RuleSet,
@@ -70,12 +73,13 @@ def join(
     )  # fmt: skip
     settling = delivering.settling
     reports = Reports(here=here, way_back=responding.way_back, post=settling.post)
+    refusals = Refusals(here=here, ledger=ledger)
     accepting = Accepting(
         here=here, store=store, rules=rules, defaults=defaults, directory=directory, planning=planning,
-        delivering=delivering, responding=responding, reports=reports, callers=callers, meter=meter,
+        delivering=delivering, responding=responding, reports=reports, callers=callers, refusals=refusals, meter=meter,
         stores_and_forwards=channels.stores_and_forwards,
     )  # fmt: skip
-    receiving = Receiving(here=here, accepting=accepting, intake=intake, aside=aside, meter=meter)
+    receiving = Receiving(here=here, accepting=accepting, intake=intake, aside=aside, refusals=refusals, meter=meter)
     # the end of an attempt may be the beginning of another message: these three know each other
     settling.answers, settling.reports, settling.arrivals = responding, reports, receiving
     return Flow(
@@ -85,5 +89,6 @@ def join(
         responding=responding,
         late=LateReports(here=here, store=store, reports=reports, settling=settling, live=live),
         mailboxes=Mailboxes(here=here, store=store, reads=reads, followers=followers),
+        refusals=refusals,
         sweeping=Sweeping(here=here, store=store, delivering=delivering, reports=reports),
     )

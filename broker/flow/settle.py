@@ -99,8 +99,7 @@ class Settling:
         self._aside = aside
         self._meter = meter
         self._schedule = schedule
-        # Of which deliveries an attempt has ended, and the store has not said yet that its end is on disk.
-        self.unwritten: set[tuple[int, int]] = set()
+        self.unwritten = 0  # ends of attempts of which the store has not said yet that they are on disk
 
     async def ended(
         self,
@@ -210,8 +209,7 @@ class Settling:
         # the caller waits for it, or what comes next in its stream, or the source for its answer; a report can wait
         soon = self._callers.waits(position) or deliveries[0].policy.order is not Order.NONE
         soon = soon or (comes is not None and comes.reports_on is None)
-        for number in end.change.numbers:
-            self.unwritten.add((position, number))
+        self.unwritten += 1
         future = self._store.settle(Settlement(change=end.change, comes=comes), soon=soon)
         future.add_done_callback(lambda done: self._settled(lane, deliveries, message, end, comes, done))
 
@@ -222,7 +220,9 @@ class Settling:
         if not attempts.wants_bounce(deliveries[0].policy):
             return None
         names = " ".join(d.destination for d in deliveries if d.destination)
-        return self.reports.about(position, message, end.report, final=end.final, destination=names or None)
+        return self.reports.about(
+            position, message, end.report, final=end.final, destination=names or None, outcome=end.outcome
+        )
 
     def _settled(
         self,
@@ -233,9 +233,8 @@ class Settling:
         comes: NewMessage | None,
         done: asyncio.Future[Settled],
     ) -> None:
+        self.unwritten -= 1
         position, numbers = deliveries[0].position, end.change.numbers
-        for number in numbers:
-            self.unwritten.discard((position, number))
         lane.settled(position, numbers, ended=end.outcome is not None)
         if done.cancelled() or done.exception() is not None:
             log.error("an attempt's end could not be written", id=self._here.ids.of(position))

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar
 
-from broker.core.delivery import Outcome, State, Step
+from broker.core.delivery import AnswerState, Outcome, State, Step
 from broker.core.hold import Hold
 from broker.store import (
     Claimed,
@@ -49,6 +49,7 @@ from broker.store import (
     table_schedule,
     table_writer,
 )
+from broker.store.ledger import RefusedAs
 from broker.store.tables import Tables
 from broker.store.writer import Written
 
@@ -242,8 +243,11 @@ class MemoryStore:
     ) -> Future[Claimed]:
         return self._submit(table_schedule.claim, lane, dict(wanted), now, fresh, until)
 
-    def withdraw(self, position: int, at: datetime, why: str, under_way: Collection[int]) -> Future[Withdrawn]:
-        return self._submit(table_writer.withdraw, position, at, why, frozenset(under_way))
+    def withdraw(
+        self, position: int, at: datetime, why: str, under_way: Collection[int],
+        outcome: Outcome | None = None, report: NewMessage | None = None,
+    ) -> Future[Withdrawn]:  # fmt: skip
+        return self._submit(table_writer.withdraw, position, at, why, frozenset(under_way), outcome, report)
 
     def redrive(self, position: int, number: int, at: datetime, expiry: datetime) -> Future[Released | None]:
         return self._submit(table_writer.redrive, position, number, at, expiry)
@@ -265,8 +269,14 @@ class MemoryStore:
     def resume_lane(self, lane: str) -> Future[bool]:
         return self._submit(table_schedule.resume_lane, lane)
 
-    def missing(self, position: int, number: int, at: datetime, report: NewMessage | None) -> Future[Settled]:
-        return self._submit(table_writer.missing, position, number, report)
+    def missing(
+        self, position: int, number: int, at: datetime, report: NewMessage | None,
+        state: AnswerState = AnswerState.MISSING,
+    ) -> Future[Settled]:  # fmt: skip
+        return self._submit(table_writer.missing, position, number, report, state)
+
+    def refused(self, counts: Mapping[RefusedAs, int]) -> Future[None]:
+        return self._submit(table_writer.refused, dict(counts))
 
     def fail_later(
         self, position: int, number: int, state: State, step: Step, outcome: Outcome, report: NewMessage | None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 
 import msgspec
@@ -24,6 +24,7 @@ from broker.store import (
     Withdrawn,
 )
 from broker.store import Kept as Receipt
+from broker.store.ledger import RefusedAs
 from broker.store.tables import Box, Kept, Name, Row, Tables, bare
 
 # -- acceptance
@@ -41,7 +42,7 @@ def accept(tables: Tables, new: NewMessage) -> Receipt | Copy:
     quotes = tuple(dict.fromkeys([id for _, id in claims] + [bare(quote) for quote in new.quotes]))
     for id in quotes:
         tables.quoted.setdefault(id, []).append(position)
-    is_open = new.answers is not None and _close_answer(tables, new.answers, position)
+    is_open = new.answers is not None and _answer(tables, new.answers, position, final=new.final)
     message = new.message
     if message.fate is Fate.ANSWER and not is_open:
         message = msgspec.structs.replace(message, fate=Fate.DOUBLE)
@@ -56,12 +57,15 @@ def accept(tables: Tables, new: NewMessage) -> Receipt | Copy:
     return Receipt(position=position, numbers=numbers, answered=is_open, behind=behind, released=tables.take_released())
 
 
-def _close_answer(tables: Tables, answers: Name, position: int) -> bool:
-    """The response is here: the delivery has its answer, and if it still waits, it needs no further attempt."""
+def _answer(tables: Tables, answers: Name, position: int, *, final: bool) -> bool:
+    """The response is here: the delivery has its answer, and if it still waits, it needs no further attempt.
+
+    Where others are to follow, the answer stays open, and the delivery shows the latest.
+    """
     row = tables.row(*answers)
     if row is None or row.delivery.answer is not AnswerState.OPEN:
         return False
-    tables.change(row, answer=AnswerState.ANSWERED, answered_by=position)
+    tables.change(row, answer=AnswerState.ANSWERED if final else AnswerState.OPEN, answered_by=position)
     if row.delivery.state is State.WAITING:
         steps = story(row.delivery.steps, Step(at=tables.now, what=Event.ANSWERED.value))
         tables.change(row, state=State.DONE, ended=tables.now, steps=steps)
@@ -145,6 +149,8 @@ def _add(
 def _insert(tables: Tables, position: int, number: int, new: NewDelivery) -> bool:
     """Says whether it has to wait for another of its stream."""
     turn, waits = 0, False
+    if new.behind is not None:
+        new = _follow(tables, new, *new.behind)
     if new.stream is not None:
         turn, waits = tables.join(new.stream, position)
         if waits:  # also what would be in its mailbox already: it is put there in its turn
@@ -159,6 +165,18 @@ def _insert(tables: Tables, position: int, number: int, new: NewDelivery) -> boo
     if new.mailbox is not None:
         tables.put_into(new.mailbox, new.destination, position, new.unread_by)
     return waits
+
+
+def _follow(tables: Tables, new: NewDelivery, position: int, number: int) -> NewDelivery:
+    """In the stream of what it must not overtake, if that still waits; where that has none, in one of these two."""
+    row = tables.row(position, number)
+    if row is None or row.delivery.state is not State.WAITING:
+        return new
+    if row.stream is None:
+        tables.remove(row)
+        row.stream, row.turn = b"behind:%d:%d" % row.name, position
+        tables.enter(row)
+    return msgspec.structs.replace(new, stream=row.stream)
 
 
 # -- the end of an attempt
@@ -216,8 +234,16 @@ def _change(tables: Tables, what: Change, row: Row) -> None:
         tables.advance(row.stream)
 
 
-def withdraw(tables: Tables, position: int, at: datetime, why: str, under_way: Collection[int]) -> Withdrawn:
-    """Withdraws the deliveries that wait and of which surely nothing has left."""
+def withdraw(
+    tables: Tables,
+    position: int,
+    at: datetime,
+    why: str,
+    under_way: Collection[int],
+    outcome: Outcome | None,
+    report: NewMessage | None,
+) -> Withdrawn:
+    """Withdraws the deliveries that wait and of which surely nothing has left; with an outcome, for good."""
     numbers = tuple([
         row.delivery.number
         for row in tables.of(position)
@@ -225,8 +251,10 @@ def withdraw(tables: Tables, position: int, at: datetime, why: str, under_way: C
     ])  # fmt: skip
     step = Step(at=at, what=Event.CANCELLED.value, note=why)
     change(tables, Change(position=position, numbers=numbers, state=State.WITHDRAWN, step=step, attempted=False,
-                          answer=AnswerState.CLOSED))  # fmt: skip
-    return Withdrawn(numbers=numbers, released=tables.take_released())
+                          answer=AnswerState.CLOSED, outcome=outcome))  # fmt: skip
+    released = tables.take_released()
+    came = accept(tables, report) if numbers and report is not None else None
+    return Withdrawn(numbers=numbers, released=released, came=came)
 
 
 # -- what an operator decides of dead letters
@@ -307,12 +335,12 @@ def fail_later(
     return Settled(changed=1, came=accept(tables, report) if report else None)
 
 
-def missing(tables: Tables, position: int, number: int, report: NewMessage | None) -> Settled:
-    """The answer time is over: the answer is looked for no longer, and the source is told."""
+def missing(tables: Tables, position: int, number: int, report: NewMessage | None, state: AnswerState) -> Settled:
+    """The answer is looked for no longer: its time is over, and the source is told, or nobody wants it any more."""
     row = tables.row(position, number)
     if row is None or row.delivery.answer is not AnswerState.OPEN:
         return Settled(changed=0)
-    tables.change(row, answer=AnswerState.MISSING)
+    tables.change(row, answer=state)
     return Settled(changed=1, came=accept(tables, report) if report else None)
 
 
@@ -361,3 +389,9 @@ def acknowledge_mail(tables: Tables, mailbox: str, positions: Sequence[int], rea
         if not any(one.what == "acknowledged" and one.who == reader for one in tables.notes.get(position, ())):
             note(tables, position, Note(at=at, what="acknowledged", who=reader))
     return found
+
+
+def refused(tables: Tables, counts: Mapping[RefusedAs, int]) -> None:
+    """Counts what was refused at the door."""
+    for what, count in counts.items():
+        tables.refused[what] = tables.refused.get(what, 0) + count

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from broker.core.delivery import State
 from broker.core.hold import Hold
 from broker.store import BEHIND, Delivery, NewMessage, Note, Stored
+from broker.store.ledger import RefusedAs
 
 Name = tuple[int, int]  # position and number of a delivery
 Queue = tuple[str, str]  # lane and destination
@@ -79,6 +80,7 @@ class Tables:
         self.holds: dict[str, Hold] = {}
         self.stream_holds: dict[bytes, dict[Name, datetime]] = {}
         self.answers: dict[int, list[int]] = {}  # positions of what answers a message or reports on it
+        self.refused: dict[RefusedAs, int] = {}
         self.last = 0  # position
         self.now = BEGIN  # of the commit at hand
         self._released: list[Queue] = []

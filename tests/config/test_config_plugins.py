@@ -116,6 +116,14 @@ def test_folder_that_is_a_file_and_a_list_of_nothing_are_mistakes(desk: Desk) ->
     assert desk.mistakes("plugins: {a: b}\n") == ["`plugins` must be a list, not a mapping"]
 
 
+def test_folder_that_everybody_may_write_to_is_warned_of(desk: Desk, plugins: Path) -> None:
+    assert desk.warnings("plugins: plugins\n") == []
+    plugins.chmod(0o777)
+    assert desk.warnings("plugins: plugins\n") == [
+        "everybody on this machine may write to `plugins`, and what stands there is run"
+    ]
+
+
 def test_what_is_no_plugin_in_a_folder_is_passed_over(plugins: Path) -> None:
     (plugins / "__pycache__").mkdir()
     (plugins / "Upper").mkdir()

@@ -302,6 +302,26 @@ def test_hold_without_an_order_holds_nothing(desk: Desk) -> None:
     assert desk.warnings("defaults: {on_refused: hold}\nroutes: [{match: {event: a}, order: focus}]\n") == []
 
 
+def test_final_response_is_one_of_several(desk: Desk) -> None:
+    said = "`final` says nothing where `responses` is one"
+    assert desk.warnings("defaults: {final: done}\n") == [said]
+    assert desk.warnings("routes: [{match: {event: a}, final: done}]\n") == [said]
+    assert desk.warnings("defaults: {final: done}\nroutes: [{responses: several}]\n") == []
+
+
+def test_consequence_has_one_response(desk: Desk) -> None:
+    """M-33."""
+    said = ["a message of category `consequence` has one response"]
+    assert desk.mistakes("defaults: {category: consequence, responses: several}\n") == said
+    assert desk.mistakes("defaults: {responses: several}\nroutes: [{category: consequence}]\n") == said
+
+
+def test_what_is_refused_or_goes_nowhere_cancels_nothing(desk: Desk) -> None:
+    said = ["what is refused or goes nowhere can cancel nothing"]
+    assert desk.mistakes("routes: [{match: {event: a}, cancels: true, log: true}]\n") == said
+    assert desk.mistakes("routes: [{match: {event: a}, cancels: true, refuse: no}]\n") == said
+
+
 def test_rules_behind_one_for_everything_can_never_match(desk: Desk) -> None:
     assert desk.warnings(
         "routes:\n  - name: all\n  - name: late\n    match: {event: a}\n  - {match: {event: b}}\n"

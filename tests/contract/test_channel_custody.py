@@ -13,7 +13,9 @@ from desks.desk import WITHIN, Desk, Ended, How, Says
 from e2e_daemon import Daemon
 
 from broker.core.outcome import StoreUnavailable
+from broker.plugins import find, known
 
+PLUGINS = Path(__file__).parents[2] / "plugins"
 TOO_LONG_FOR_ANY = 0.5  # seconds in which an acknowledgement that does not wait would long have come
 
 
@@ -222,5 +224,9 @@ async def test_messages_are_taken_while_the_peer_is_away(office: Office) -> None
     await office.peer.until(lambda: len(set(ids(office))) == 10)
 
 
-def test_every_desk_is_of_a_channel_of_its_own() -> None:
-    assert len({desk.name for desk in DESKS}) == len(DESKS)
+def test_every_channel_that_is_installed_has_a_desk_and_the_name_of_its_folder() -> None:
+    names = [desk.name for desk in DESKS]
+    assert len(set(names)) == len(names)
+    folders = {path.parent.name for path in PLUGINS.glob("*/__init__.py")}
+    assert folders <= set(known()) <= set(names)
+    assert {find(name).name for name in folders} == folders

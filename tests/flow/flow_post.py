@@ -214,13 +214,13 @@ class Post:
         self.free, self.wal, self.steady = 1 << 40, 0, 0.0
         self.intake = Intake(here=here, free=lambda: self.free, wal=lambda: self.wal, clock=lambda: self.steady)
         flow = join(
-            here=here, store=self.store, channels=self.channels, directory=self._snapshot, rules=self.rules,
-            defaults=self.defaults, intake=self.intake, aside=self.aside, callers=self.callers,
+            here=here, store=self.store, ledger=self.store, channels=self.channels, directory=self._snapshot,
+            rules=self.rules, defaults=self.defaults, intake=self.intake, aside=self.aside, callers=self.callers,
             followers=self.followers, live=self.live, reads=self.reads, meter=NoMeter(),
         )  # fmt: skip
         self.receiving, self.accepting, self.delivering = flow.receiving, flow.accepting, flow.delivering
         self.responding, self.late, self.mailboxes = flow.responding, flow.late, flow.mailboxes
-        self.sweeping = flow.sweeping
+        self.sweeping, self.refusals = flow.sweeping, flow.refusals
 
     def _snapshot(self) -> Snapshot:
         return self.directory.current

@@ -190,6 +190,26 @@ async def test_asynchronous_copy_has_its_receipt_at_once(post: Post) -> None:
     assert (again.kind, again.receipt.duplicate) == (AnswerKind.ACCEPTED, True)
 
 
+async def test_asynchronous_copy_of_an_answered_call_gets_the_response_by_the_return_path_once(post: Post) -> None:
+    """What was written to the caller's connection may never have arrived there: the next hop asks again."""
+    post.script.says("test://a/in", answered_with(response()))
+    assert (await post.send(message())).kind is AnswerKind.RESPONSE
+    assert await post.mail() == ()
+    for _ in range(2):
+        assert (await post.send(message(), asynchronous=True)).kind is AnswerKind.ACCEPTED
+        await post.rest()
+    assert [entry.body for entry in await post.mail()] == [response()]
+    assert len(post.script.sent) == 1
+
+
+async def test_asynchronous_copy_of_what_was_answered_by_the_return_path_brings_nothing_new(post: Post) -> None:
+    post.script.says("test://a/in", answered_with(response()))
+    for _ in range(2):
+        await post.send(message(), asynchronous=True)
+        await post.rest()
+    assert [entry.body for entry in await post.mail()] == [response()]
+
+
 async def test_copy_that_does_not_wait_hears_the_refusal_that_its_first_may_have_missed(post: Post) -> None:
     """A hop whose connection breaks while it waits asks again and does not; the refusal was nobody else's to report."""
     post.script.says("test://a/in", refusal())

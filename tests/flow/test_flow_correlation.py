@@ -16,6 +16,7 @@ from broker.core.delivery import AnswerState, State
 from broker.core.envelope import Envelope
 from broker.core.message import Fate
 from broker.core.outcome import NoRoute, NotAllowed
+from broker.store import Settled, Settlement
 
 
 async def asked(post: Post, body: bytes = message(), **more: Any) -> None:
@@ -132,6 +133,51 @@ async def test_response_before_the_deliverys_own_answer_ends_it(post: Post) -> N
     await post.later(days=1)
     assert len(post.script.sent) == 1
     assert [entry.body for entry in await post.mail()] == [response()]
+
+
+async def test_response_while_the_end_of_the_attempt_is_being_written_is_the_answer(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A receiver that takes custody and answers at once: nothing is under way any more, and nothing is on disk yet."""
+    settle, came = post.store.settle, asyncio.Event()
+
+    def slow(settlement: Settlement, *, soon: bool = True) -> asyncio.Future[Settled]:
+        async def written() -> Settled:
+            await came.wait()
+            return await settle(settlement, soon=soon)
+
+        return asyncio.ensure_future(written())
+
+    with monkeypatch.context() as slowed:
+        slowed.setattr(post.store, "settle", slow)
+        await asked(post)
+        assert (await post.one()).state is State.WAITING
+        await post.send(response())
+    came.set()
+    await post.rest()
+    assert await fate_of(post) is Fate.ANSWER
+    assert (await post.one()).answer is AnswerState.ANSWERED
+
+
+async def test_response_to_what_waits_for_its_turn_is_unmatched(opened: Opened) -> None:
+    """An id alone proves nothing: what is in memory and was never sent cannot have been answered."""
+    post = await opened(defaults=policy(lane={"concurrent": 1}))
+    post.script.holds("test://a/in")
+    await asked(post)
+    await asked(post, message("b2", "m2"))
+    await post.send(response("m2"))
+    assert (await post.one(2)).answer is AnswerState.OPEN
+
+
+async def test_response_in_the_moment_in_which_the_attempt_is_noted_finds_its_request(post: Post) -> None:
+    """The store is read before the attempt's end is written, and lanes are asked after it."""
+    post.script.holds("test://a/in")
+    caller = post.calls(message(), wait=50)
+    await post.rest()
+    post.script.let_go()
+    await post.send(response())
+    assert await fate_of(post) is Fate.ANSWER
+    assert (await caller).kind is AnswerKind.RESPONSE
 
 
 async def test_newest_of_several_open_requests_with_one_id_is_answered(post: Post) -> None:

@@ -198,9 +198,10 @@ class SimulatedBroker:
         self._callers = Callers()
         self._intake = Intake(here=self.here, free=self.store.free, clock=self._loop.time)
         self.flow = join(
-            here=self.here, store=self.store, channels=channels, directory=lambda: self._directory.current,
-            rules=self._rules, defaults=self._defaults, intake=self._intake, aside=Aside(), callers=self._callers,
-            followers=Followers(), live=Live(self.here), reads=SharedReads(self.store), meter=NoMeter(),
+            here=self.here, store=self.store, ledger=self.store, channels=channels,
+            directory=lambda: self._directory.current, rules=self._rules, defaults=self._defaults,
+            intake=self._intake, aside=Aside(), callers=self._callers, followers=Followers(), live=Live(self.here),
+            reads=SharedReads(self.store), meter=NoMeter(),
         )  # fmt: skip
 
     @property

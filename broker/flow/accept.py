@@ -36,7 +36,7 @@ from broker.flow.report import Reports
 from broker.flow.respond import Answering, Responding
 from broker.flow.status_check import StatusChecks
 from broker.flow.validate import validate
-from broker.store import Copy, Kept, NewDelivery, NewMessage, Store, StoreError
+from broker.store import Copy, Delivery, Kept, NewDelivery, NewMessage, Store, StoreError
 
 log = structlog.get_logger("broker.accept")
 level = logging.getLogger(
@@ -382,12 +382,22 @@ class Accepting:
         self._callers.share(receipt.position)
         known = await self._responding.stored_response(receipt) if listens else None
         if known is None and new.answers is None:
-            # a caller may have been told that all of it was refused, whose connection broke, and nobody else was
-            ends = [delivery.outcome for delivery in await self._store.deliveries(receipt.position)]
-            known = answer_now(ends, listens_on=False, receipt=receipt)
+            # a caller may have been told that it was refused, whose connection broke, and nobody else was
+            there = await self._store.deliveries(receipt.position)
+            known = answer_now([delivery.outcome for delivery in there], listens_on=False, receipt=receipt)
+            if known is None or known.kind is not AnswerKind.REFUSED:
+                self._tell_again(receipt.position, new, [one for one in there if one.state is State.DEAD])
         if known is not None and known.kind in (AnswerKind.RESPONSE, AnswerKind.REFUSED):
             return known
         return Answer(kind=AnswerKind.ACCEPTED, receipt=receipt)
+
+    def _tell_again(self, position: int, new: NewMessage, dead: Sequence[Delivery]) -> None:
+        """Of some destinations only: a report for each that the copy asks for."""
+        asked = {delivery.key for delivery in new.deliveries}
+        for one in dead:
+            problem = one.outcome.problem if one.outcome is not None else None
+            if problem is not None and one.key in asked and one.policy.bounce == "always":
+                self._reports.send(position, new.message, problem, final=True, destination=one.destination)
 
     async def _join(self, letter: Letter, route: Route, new: NewMessage, receipt: Receipt) -> Answer | Caller:
         """A copy gets the stored response, or waits for what is under way, as the first would have."""

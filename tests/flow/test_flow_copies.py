@@ -220,6 +220,17 @@ async def test_copy_that_does_not_wait_hears_the_refusal_that_its_first_may_have
     assert len(post.script.sent) == 1
 
 
+async def test_copy_that_does_not_wait_hears_of_the_destination_that_refused(opened: Opened) -> None:
+    post = await opened(endpoints={A: "test://gate/a", B: "test://gate/b", SENDER: "mailbox:"})
+    post.script.says("test://gate/a", refusal())
+    both = message(to=(A, B))
+    assert (await post.send(both, envelope=Envelope(destination=(A,)))).kind is AnswerKind.REFUSED
+    assert (await post.send(both, asynchronous=True)).kind is AnswerKind.ACCEPTED
+    await post.rest()
+    assert [one["code"] for one in await post.reports()] == ["fatal-error"]
+    assert [one.state for one in await post.of()] == [State.DEAD, State.DONE]
+
+
 @pytest.mark.parametrize("end", [answered_with(response()), refusal()])
 async def test_end_of_what_a_caller_waits_for_goes_to_the_sender_of_a_copy_too(post: Post, end: Any) -> None:
     """Who was killed asks again without waiting, and the connection that it died on may look alive for long."""

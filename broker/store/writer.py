@@ -195,18 +195,23 @@ class Writer:
         """At the end, what still cannot be written is said to be so; it is found as it was at the next start."""
         self._tell(self._again, StoreError("the store is closed"))
 
-    def _commit(self, group: list[Written], *, again: bool = False) -> None:
-        """One transaction for all; if one of them fails, each in its own, so that a bad one fails alone."""
+    def _commit(self, group: list[Written], *, again: bool = False, heard: bool = False) -> None:
+        """One transaction for all; if one of them fails, each in its own, so that a bad one fails alone.
+
+        `heard`: somebody of its group has been told a position.
+        """
         started, self._waited = time.perf_counter(), 0.0
         try:
             self._write(group, again=again)
         except Exception as error:
             self._rollback()
             if len(group) > 1:
+                told = any(job.told for job in group)
                 for job in group:  # in their order, so that each gets the position that it was told
-                    self._commit([job], again=True)
+                    self._commit([job], again=True, heard=told)
                 return
-            self._tx.spend(getattr(group[0], "outcome", None))  # none where it never came to be done
+            if heard:
+                self._tx.spend(getattr(group[0], "outcome", None))  # none where it never came to be done
             if isinstance(error, sqlite3.Error):
                 self._failed(group[0], error)
             else:  # a bug in the operation: its caller learns of it, the others go on

@@ -12,17 +12,20 @@ READY  := $(VENV)/.ready
 CLIENTS := .build/node/.ready
 # Started by tests and benchmarks themselves, on free ports.
 RABBITMQ := rabbitmq-server=rabbitmq-server
+POSTFIX := postfix=postfix
+# Networks of their own, with cables between them.
+NETNS := ip=iproute2 unshare=util-linux nsenter=util-linux
 SOURCES := broker plugins tests benchmarks demo
 # What is there: demo and the tests grow from commit to commit.
 CODE = $(wildcard $(SOURCES))
 
-.PHONY: demo test check bench fmt fuzz docs lock clean
+.PHONY: demo test check bench simulate fmt fuzz soak docs lock clean
 
 demo: $(READY)  ## the main job on real messages, showing what happened
 	$(BIN)/python demo/run.py $(ARGS)
 
 test: $(READY) $(CLIENTS)  ## every test; ARGS="tests/core -q" for some
-	scripts/need $(RABBITMQ)
+	scripts/need $(RABBITMQ) $(POSTFIX) $(NETNS)
 	$(BIN)/python -m pytest $(ARGS)
 
 check: $(READY)  ## format, lint, types, import arrows, spelling
@@ -37,12 +40,19 @@ bench: $(READY)  ## the broker beside a bare program and RabbitMQ, interleaved; 
 	scripts/need $(RABBITMQ)
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
+simulate: $(READY)  ## networks of brokers, taken apart by a seed; ARGS="--seed 7" shows one again, with its history
+	$(BIN)/python tests/simulation/simulate.py $(if $(ARGS),$(ARGS),--seeds 20000)
+
 fmt: $(READY)
 	$(BIN)/ruff format $(CODE)
 	$(BIN)/ruff check --fix $(CODE)
 
 fuzz: $(READY)  ## any bytes: a message or a documented refusal; longer than `make test` takes it
 	$(BIN)/python -m pytest tests/fuzz --hypothesis-profile=fuzz --timeout=1800 $(ARGS)
+
+soak: $(READY)  ## three brokers in networks of their own, and what goes wrong there; ARGS="--minutes 30 --seed 1"
+	scripts/need $(NETNS)
+	$(BIN)/python tests/e2e/netns/soak.py $(ARGS)
 
 docs: $(READY)  ## the settings page anew; what the pages say is run, and what they must name is named
 	$(BIN)/python -m broker.config.document > .build/settings.md

@@ -29,7 +29,7 @@ DELIVERED = "fhir_broker_messages_delivered_total"
 
 CONFIG = """\
 broker:
-  endpoint: urn:oid:2.999.1.1
+  endpoint: urn:oid:2.999.1.{place}
   base_url: http://127.0.0.1:{port}/fhir
   fhir: "4.0"
 store: {{url: "sqlite:{folder}/broker.db", min_free: 64MiB}}
@@ -155,12 +155,12 @@ def bare(folder: Path, *, to: int = 0) -> contextlib.AbstractContextManager[Cont
 
 
 def configuration(
-    folder: Path, *, port: int, admin: int, to: int | str, neighbours: Mapping[str, str] | None = None
+    folder: Path, *, port: int, admin: int, to: int | str, neighbours: Mapping[str, str] | None = None, place: int = 1
 ) -> str:
     """`to` is the receiver's port or address, `neighbours` further endpoints with their addresses."""
     names = {"sender": SENDER, "mailbox": MAILBOX, "receiver": RECEIVER}
     address = to if isinstance(to, str) else f"http://127.0.0.1:{to}/fhir/$process-message"
-    text = CONFIG.format(port=port, admin=admin, address=address, folder=folder, **names)
+    text = CONFIG.format(port=port, admin=admin, address=address, folder=folder, place=place, **names)
     if neighbours is None:
         return text
     return text + "".join(f'    {endpoint}: "{where}"\n' for endpoint, where in neighbours.items()) + IMPATIENT
@@ -172,15 +172,18 @@ def broker(
     to: int | str,
     name: str = "broker",
     neighbours: Mapping[str, str] | None = None,
+    place: int = 1,
+    core: set[int] | None = None,
     websocket: bool = False,
 ) -> contextlib.AbstractContextManager[Contestant]:
     """The daemon as an operator would run it: its own defaults, logging included. The store is the folder's.
 
-    With `websocket` the contestant's port is that of the WebSocket server.
+    `place` is that of one in a row of brokers, which know each other by it. With `websocket` the contestant's port is
+    that of the WebSocket server.
     """
     port, admin = free_port(), free_port()
     config = folder / "broker.yaml"
-    text = configuration(folder, port=port, admin=admin, to=to, neighbours=neighbours)
+    text = configuration(folder, port=port, admin=admin, to=to, neighbours=neighbours, place=place)
     if websocket:
         port = free_port()
         text = text.replace(LISTENING, f'{LISTENING}  websocket: {{listen: "127.0.0.1:{port}"}}\n')
@@ -188,7 +191,7 @@ def broker(
     command = [sys.executable, "-m", "broker", "run", "--config", str(config)]
     settled = f"http://127.0.0.1:{admin}/metrics#{DELIVERED}"
     ready = (admin, "/health/ready")
-    return running(name, command, folder=folder, port=port, ready=ready, settled=settled)
+    return running(name, command, folder=folder, port=port, ready=ready, settled=settled, core=core)
 
 
 def fanout(folder: Path) -> contextlib.AbstractContextManager[Contestant]:

@@ -14,9 +14,11 @@ OF_PROXY = 2.0  # times what a plain proxy adds to the median
 CPU = 0.30  # seconds of processor time per 1,000 messages accepted and delivered
 MEMORY = 120  # MiB, resident
 OF_EMPTY = 0.9
+MATCHING = 5.0  # milliseconds
 OF_ALONE = 1.1  # times p50 and p99 of the healthy receiver when it is alone; its rate divided by this
 OF_FANOUT = 0.5  # of the bare server's frames a second; the goal is 0.8
 KIB = 30  # KiB for each idle connection that follows; the goal is 20
+OF_HOP = {"p50_ms": 4.0, "p99_ms": 25.0}  # milliseconds that each of three hops may add
 MOST = "max"  # the stage of (g) without a rate
 WORDS = {"per_second": "arrivals a second", "p50_ms": "p50", "p99_ms": "p99"}
 
@@ -76,6 +78,17 @@ def _synchronous(point: Point) -> Iterable[Floor]:
     yield Floor(part="c", what=what, values=ratios, value=value, limit=OF_PROXY, at_most=True)
 
 
+def of_each_hop(point: Point, who: str, key: str, hops: int) -> list[float]:
+    """What each of several hops adds, round by round."""
+    return [whole / hops for whole in added(point, who, key)]
+
+
+def _hops(point: Point) -> Iterable[Floor]:
+    for key, limit in OF_HOP.items():
+        what = f"{point.name}: {WORDS[key]} added by each of three hops, ms"
+        yield _floor("i", what, of_each_hop(point, "three", key, 3), limit, at_most=True)
+
+
 def _stored(point: Point) -> Iterable[Floor]:
     if "stored" in point.seen:
         yield _floor("e", f"{point.name}: stored / empty", point.ratios("stored", "empty", point.rate), OF_EMPTY)
@@ -118,6 +131,13 @@ def _followers(point: Point) -> Iterable[Floor]:
     yield _floor("h", f"{point.name}: frames/s, broker / bare", point.ratios("broker", "bare", point.rate), OF_FANOUT)
 
 
+def _matching(point: Point) -> Iterable[Floor]:
+    """The median; where all filters differ and none names a value, there is no floor."""
+    for who in point.seen:
+        if who != "different":
+            yield _floor("j", f"{point.name}: ms an event, {who}", point.all(who, "p50_ms"), MATCHING, at_most=True)
+
+
 def floors(points: list[Point], options: Options) -> list[Floor]:
     """In the order of the parts; a part that was asked for and could not be measured has a row that says so."""
     of: dict[str, Callable[[Point], Iterable[Floor]]] = {
@@ -127,6 +147,8 @@ def floors(points: list[Point], options: Options) -> list[Floor]:
         "e": _stored,
         "g": _neighbours,
         "h": _followers,
+        "i": _hops,
+        "j": _matching,
     }
     found = [floor for point in points if point.part in of for floor in of[point.part](point)]
     if "d" in options.parts:

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from contestants import (
@@ -31,6 +32,7 @@ from rounds import WARM, Bench, Point, Seen, Turn
 
 OPERATION = "/fhir/$process-message"
 KEEP = OPERATION + "?async=true"
+HOPS = 3  # brokers in a row
 ORDINARY = SIZES["4KiB"]
 SEED = 4_000  # messages of each kind that the broker itself keeps before they are multiplied
 ROOM = 7 << 10  # bytes on disk for each stored message, its indexes and the log of the load included
@@ -107,6 +109,36 @@ def synchronous(bench: Bench) -> list[Point]:
 
             turns = {"direct": ask(direct, None), "proxy": ask(plain, behind), "broker": ask(ours, behind)}
             points.append(bench.point("c", connections(count), "per_second", turns))
+    return points
+
+
+def hops(bench: Bench) -> list[Point]:
+    """(i) the same over one broker and over three in a row, which take turns on the two cores."""
+    points = []
+    for count in bench.options.hops:
+        with contextlib.ExitStack() as stack:
+            folder = stack.enter_context(fresh(bench))
+            direct = stack.enter_context(receiver(folder, "direct", size=ORDINARY, core=SERVER_CORE))
+            last = stack.enter_context(receiver(folder, "last", size=ORDINARY, core=DRIVER_CORE))
+            rows: dict[str, list[Contestant]] = {"direct": [direct]}
+            for name, length in (("one", 1), ("three", HOPS)):
+                row: list[Contestant] = []
+                for place in range(length, 0, -1):  # the one that is asked is started last
+                    own = folder / f"{name}-{place}"
+                    own.mkdir()
+                    core = SERVER_CORE if place % 2 else DRIVER_CORE
+                    to = row[-1].port if row else last.port
+                    row.append(stack.enter_context(broker(own, to=to, name=name, place=place, core=core)))
+                rows[name] = row
+
+            def ask(row: list[Contestant], count: int = count, beside: Contestant = last) -> Turn:
+                return lambda: bench.load(
+                    row[-1], OPERATION, to=RECEIVER, connections=count, size=ORDINARY,
+                    beside=None if row[0].name == "direct" else beside,
+                )  # fmt: skip
+
+            turns = {name: ask(row) for name, row in rows.items()}
+            points.append(bench.point("i", connections(count), "per_second", turns))
     return points
 
 
@@ -234,6 +266,12 @@ def followers(bench: Bench) -> list[Point]:
     return [bench.followed("h", {"bare": bare_turn, "broker": turn})]
 
 
+def matching(bench: Bench) -> list[Point]:
+    """(j) one message against thousands of subscriptions, which filter in several ways."""
+    kinds = ("value", "rules", "all", "different")
+    return [bench.matched("j", {kind: partial(bench.match, kind) for kind in kinds})]
+
+
 PARTS: dict[str, Callable[[Bench], list[Point]]] = {
     "a": accepting,
     "b": delivering,
@@ -242,4 +280,6 @@ PARTS: dict[str, Callable[[Bench], list[Point]]] = {
     "f": large,
     "g": neighbours,
     "h": followers,
+    "i": hops,
+    "j": matching,
 }

@@ -41,8 +41,10 @@ class Options:
     large: int  # connections of (f)
     stored: int  # messages there before (e)
     neighbours: int  # connections of (g)
+    hops: tuple[int, ...]  # connections of (i)
     rates: tuple[int, ...]  # of (g): messages a second to the healthy receiver
     clients: int  # of (h)
+    subscriptions: int  # of (j)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,6 +234,32 @@ class Bench:
                 print(f"  round {number + 1} {who:8} {line}  {one['frames_per_second']:9,.0f} frames/s", flush=True)
             order = order[1:] + order[:1]
         return Point(part=part, name=name, rate="frames_per_second", seen=seen)
+
+    def matched(self, part: str, turns: dict[str, Turn]) -> Point:
+        """Turn by turn as in `point`."""
+        name = f"{self.options.subscriptions:,} subscriptions"
+        print(f"({part}) {name}", flush=True)
+        seen: dict[str, list[Seen]] = {who: [] for who in turns}
+        order = list(turns)
+        for number in range(self.options.rounds):
+            for who in order:
+                seen[who].append(one := turns[who]())
+                line = f"p50 {one['p50_ms']:7.3f} p99 {one['p99_ms']:7.3f} ms  {one['heard']:8,.0f} hear"
+                print(f"  round {number + 1} {who:9} {line}", flush=True)
+            order = order[1:] + order[:1]
+        return Point(part=part, name=name, rate="per_second", seen=seen)
+
+    def match(self, kind: str) -> Seen:
+        """One run of messages against the subscriptions of (j), in a process of its own."""
+        done = subprocess.run(
+            program("matching", "--kind", kind, "--count", self.options.subscriptions),
+            stdout=subprocess.PIPE,
+            check=True,
+            timeout=120,
+            preexec_fn=lambda: os.sched_setaffinity(0, SERVER_CORE),
+        )
+        seen: Seen = json.loads(done.stdout)
+        return seen
 
     def stages(self, part: str, turns: dict[str, Turn]) -> list[Point]:
         """Turn by turn as in `point`; each turn brings a row for each of several points."""

@@ -17,6 +17,8 @@ TITLES = {
     "f": "large messages",
     "g": "a healthy receiver and four sick neighbours, 4 KiB",
     "h": "live notifications over WebSocket",
+    "i": "a synchronous request over one broker and over three, 4 KiB each way",
+    "j": "one event against many subscriptions",
 }
 ANCHORS = {"broker": ("bare", "rabbitmq"), "stored": ("empty",), "cold": ("warm",)}
 Row = Sequence[str]
@@ -64,7 +66,7 @@ def durable(points: list[Point]) -> str:
 
 
 def hops(points: list[Point]) -> str:
-    """What a hop adds, in (c)."""
+    """What a hop adds, in (c), and what several do, in (i)."""
     rows = [
         (
             f"{point.name}: {who}",
@@ -138,6 +140,23 @@ def followers(points: list[Point]) -> str:
     return table(head, rows)
 
 
+def matching(points: list[Point]) -> str:
+    """How long it takes to find who hears of one message, in (j)."""
+    rows = [
+        (
+            f"{point.name}: {who}",
+            spread(point.all(who, "p50_ms"), ".3f"),
+            spread(point.all(who, "p99_ms"), ".3f"),
+            f"{point.median(who, 'heard'):,.0f}",
+            spread(point.all(who, "us_each_added"), ".0f"),
+            spread(point.all(who, "kib_each"), ".1f"),
+        )
+        for point in points
+        for who in point.seen
+    ]
+    return table(("", "p50 ms", "p99 ms", "hear", "us to add one", "KiB each"), rows)
+
+
 def reached(found: list[Floor]) -> str:
     rows = []
     for floor in found:
@@ -160,7 +179,8 @@ def report(bench: Bench, points: list[Point], found: list[Floor]) -> Iterator[st
         if not mine:
             continue
         yield f"\n({part}) {TITLES[part]}"
-        yield {"c": hops, "d": costs, "g": neighbours, "h": followers}.get(part, durable)(mine)
+        table = {"c": hops, "i": hops, "d": costs, "g": neighbours, "h": followers, "j": matching}.get(part, durable)
+        yield table(mine)
         if part == "e":
             yield _past(bench, mine)
         if part in "abef":

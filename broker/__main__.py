@@ -10,7 +10,18 @@ from typing import Annotated
 
 import typer
 
+from broker.commands import groups
 from broker.commands.ends import Ended, Exit
+from broker.commands.options import (
+    Admin,
+    AsJson,
+    Config,
+    Insecure,
+    MessageFile,
+    MessageId,
+    NoColor,
+    Plugins,
+)  # fmt: skip
 from broker.commands.say import Say
 
 HELP = """\
@@ -24,45 +35,8 @@ cli = typer.Typer(
     pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
 )  # fmt: skip
 
-
-def _group(name: str, text: str) -> typer.Typer:
-    group = typer.Typer(help=text, no_args_is_help=True, rich_markup_mode=None)
-    cli.add_typer(group, name=name)
-    return group
-
-
-mailbox_cli = _group("mailbox", "What lies in the mailboxes.")
-dead_cli = _group("dead", "Dead letters: what was given up, and what to do with it.")
-streams_cli = _group("streams", "Where order is asked: what is held, and what waits for what goes before it.")
-lanes_cli = _group("lanes", "The peers: what waits for each, and whether it is left alone for now.")
-directory_cli = _group("directory", "Who lives where.")
-
-Config = Annotated[
-    Path | None,
-    typer.Option(
-        "--config", "-c", envvar="FHIR_BROKER_CONFIG", metavar="FILE",
-        help="The configuration; else ./broker.yaml, else ./config/broker.yaml.",
-    ),
-]  # fmt: skip
-Admin = Annotated[
-    str | None,
-    typer.Option(
-        "--admin", metavar="URL",
-        help="The broker's admin interface, HOST:PORT or unix:PATH; else `admin.listen` of the configuration.",
-    ),
-]  # fmt: skip
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-NoColor = Annotated[bool, typer.Option("--no-color", help="No colours; so does NO_COLOR.")]
-Insecure = Annotated[
-    bool, typer.Option("--insecure", help="Let listeners that are not loopback do without TLS and parties.")
-]
-Limit = Annotated[int, typer.Option("--limit", min=1, max=500, help="At most so many.")]
-After = Annotated[int, typer.Option("--after", min=0, help="Go on after this position.")]
-Number = Annotated[int | None, typer.Option("--number", min=1, help="One delivery of the message.")]
-TIME = "2026-11-22T02:00Z, or +2h for two hours from now."
-LaneName = Annotated[str, typer.Argument(metavar="NAME", help="The lane, as `lanes ls` shows it.")]
-MessageFile = Annotated[Path, typer.Argument(metavar="FILE", help="A message, JSON or XML; - is stdin.")]
-MessageId = Annotated[str, typer.Argument(metavar="ID", help="Our id, or any that the sender made.")]
+for group in groups.ALL:
+    cli.add_typer(group)
 
 
 # -- the daemon and its configuration
@@ -95,11 +69,11 @@ def check(config: Config = None, insecure: Insecure = False, json: AsJson = Fals
 
 
 @cli.command()
-def schema() -> None:
+def schema(plugins: Plugins = ()) -> None:
     """Print the JSON Schema of the configuration, for editors."""
     from broker.commands import schema
 
-    raise typer.Exit(schema.schema())
+    raise typer.Exit(schema.schema(plugins=plugins))
 
 
 @cli.command()
@@ -108,6 +82,25 @@ def init(folder: Annotated[Path, typer.Argument(help="Where to write it.")] = Pa
     from broker.commands import init
 
     raise typer.Exit(init.init(folder))
+
+
+@cli.command("verify-durability")
+def verify_durability(
+    folder: Annotated[Path | None, typer.Argument(help="On the disk to prove; else beside the store.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, max=10_000, help="Kills.")] = 10,
+    seconds: Annotated[float | None, typer.Option(min=1, help="Go on so long, instead of so many kills.")] = None,
+    senders: Annotated[int, typer.Option(min=1, max=256, help="Who send at once.")] = 16,
+    seed: Annotated[int | None, typer.Option(min=1, help="The same dice as a run before.")] = None,
+    config: Config = None,
+    json: AsJson = False,
+    no_color: NoColor = False,
+) -> None:
+    """Kill a broker of its own again and again under load, and look whether anything acknowledged is lost."""
+    from broker.commands import durability, where
+
+    place = folder or durability.default_folder(Path(where.settings(config).store.path))
+    said = Say(as_json=json, no_colour=no_color)
+    raise typer.Exit(durability.verify(place, rounds=rounds, seconds=seconds, senders=senders, seed=seed, say=said))
 
 
 @cli.command()
@@ -210,198 +203,34 @@ def tail(
     raise typer.Exit(code)
 
 
-# -- what lies where
-
-
-@mailbox_cli.command("ls")
-def mailbox_ls(config: Config = None, admin: Admin = None, json: AsJson = False, no_color: NoColor = False) -> None:
-    """List the mailboxes."""
-    from broker.commands import look, where
-
-    raise typer.Exit(look.mailboxes(where.admin(admin, config), say=Say(as_json=json, no_colour=no_color)))
-
-
-@mailbox_cli.command("read")
-def mailbox_read(
-    endpoint: Annotated[str, typer.Argument(help="Whose mailbox.")],
-    after: After = 0,
-    limit: Limit = 50,
-    config: Config = None,
-    admin: Admin = None,
-    json: AsJson = False,
-    no_color: NoColor = False,
-) -> None:
-    """List what a mailbox holds; it does not count as read by that."""
-    from broker.commands import look, where
-
-    said = Say(as_json=json, no_colour=no_color)
-    raise typer.Exit(look.mailbox(where.admin(admin, config), endpoint, after=after, limit=limit, say=said))
-
-
-@dead_cli.command("ls")
-def dead_ls(
-    after: After = 0,
-    limit: Limit = 50,
-    config: Config = None,
-    admin: Admin = None,
-    json: AsJson = False,
-    no_color: NoColor = False,
-) -> None:
-    """List the dead letters, oldest first."""
-    from broker.commands import dead, where
-
-    said = Say(as_json=json, no_colour=no_color)
-    raise typer.Exit(dead.ls(where.admin(admin, config), limit=limit, after=after, say=said))
-
-
-@dead_cli.command("show")
-def dead_show(
-    id: MessageId, config: Config = None, admin: Admin = None, json: AsJson = False, no_color: NoColor = False
-) -> None:
-    """Tell the story of a message that has dead letters."""
-    from broker.commands import dead, where
-
-    raise typer.Exit(dead.show(where.admin(admin, config), id, say=Say(as_json=json, no_colour=no_color)))
-
-
-@dead_cli.command("redrive")
-def dead_redrive(
-    ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Whose dead letters.")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Every dead letter.")] = False,
-    number: Number = None,
-    config: Config = None,
-    admin: Admin = None,
-    json: AsJson = False,
-    no_color: NoColor = False,
-) -> None:
-    """Send dead letters on their way again, due at once."""
-    from broker.commands import dead, where
-
-    said = Say(as_json=json, no_colour=no_color)
-    code = dead.redrive(where.admin(admin, config), ids or [], everything=everything, number=number, say=said)
-    raise typer.Exit(code)
-
-
-@dead_cli.command("drop")
-def dead_drop(
-    id: MessageId,
-    reason: Annotated[str, typer.Option(help="Why; it stays in the trace.")],
-    number: Number = None,
-    config: Config = None,
-    admin: Admin = None,
-    json: AsJson = False,
-    no_color: NoColor = False,
-) -> None:
-    """Give dead letters up for good; the trace stays."""
-    from broker.commands import dead, where
-
-    said = Say(as_json=json, no_colour=no_color)
-    raise typer.Exit(dead.drop(where.admin(admin, config), id, reason=reason, number=number, say=said))
-
-
-@lanes_cli.command("ls")
-def lanes_ls(config: Config = None, admin: Admin = None, json: AsJson = False, no_color: NoColor = False) -> None:
-    """List the lanes."""
-    from broker.commands import lanes, where
-
-    raise typer.Exit(lanes.ls(where.admin(admin, config), say=Say(as_json=json, no_colour=no_color)))
-
-
-@lanes_cli.command("hold")
-def lanes_hold(
-    name: LaneName,
-    reason: Annotated[str | None, typer.Option(help="Why; everybody who lists the lanes reads it.")] = None,
-    begins: Annotated[str | None, typer.Option("--from", metavar="TIME", help=f"{TIME} Without it, now.")] = None,
-    ends: Annotated[
-        str | None, typer.Option("--until", metavar="TIME", help=f"{TIME} Without it, until it is resumed.")
+@cli.command()
+def report(
+    begins: Annotated[str | None, typer.Option("--from", metavar="DAY", help="Or a time; else 30 days back.")] = None,
+    ends: Annotated[str | None, typer.Option("--to", metavar="DAY", help="Or a time; else now.")] = None,
+    source: Annotated[str | None, typer.Option(metavar="ENDPOINT", help="One source only.")] = None,
+    party: Annotated[str | None, typer.Option(metavar="NAME", help="The endpoints of one party only.")] = None,
+    what: Annotated[
+        str | None, typer.Option(metavar="WHAT", help="Messages that are open, missing, negative, undelivered.")
     ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Messages at most; else 50, and all with --csv.")] = None,
+    totals: Annotated[bool, typer.Option("--totals", help="The sums, without the messages.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV: the messages, or with --totals the sums.")] = False,
     config: Config = None,
     admin: Admin = None,
     json: AsJson = False,
     no_color: NoColor = False,
 ) -> None:
-    """Let nothing go to a peer; what is for it waits."""
-    from broker.commands import lanes, where
+    """Tell of receipts: messages without one, negative ones, and what was wrongly addressed."""
+    from broker.commands import report, where
 
-    said = Say(as_json=json, no_colour=no_color)
-    code = lanes.hold(where.admin(admin, config), name, reason=reason, begins=begins, ends=ends, say=said)
+    if as_csv and json:
+        raise typer.BadParameter("--csv or --json, not both")
+    code = report.report(
+        where.admin(admin, config), begins=begins, ends=ends, source=source, party=party, what=what,
+        limit=limit or (1 << 31 if as_csv else 50), totals=totals, as_csv=as_csv,
+        say=Say(as_json=json, no_colour=no_color),
+    )  # fmt: skip
     raise typer.Exit(code)
-
-
-@lanes_cli.command("resume")
-def lanes_resume(
-    name: LaneName, config: Config = None, admin: Admin = None, json: AsJson = False, no_color: NoColor = False
-) -> None:
-    """End a hold, planned or begun."""
-    from broker.commands import lanes, where
-
-    raise typer.Exit(lanes.resume(where.admin(admin, config), name, say=Say(as_json=json, no_colour=no_color)))
-
-
-@streams_cli.command("ls")
-def streams_ls(
-    limit: Limit = 50, config: Config = None, admin: Admin = None, json: AsJson = False, no_color: NoColor = False
-) -> None:
-    """List the streams that are held, and those in which some wait for others."""
-    from broker.commands import streams, where
-
-    raise typer.Exit(streams.ls(where.admin(admin, config), limit=limit, say=Say(as_json=json, no_colour=no_color)))
-
-
-@streams_cli.command("resume")
-def streams_resume(
-    id: MessageId,
-    number: Number = None,
-    config: Config = None,
-    admin: Admin = None,
-    json: AsJson = False,
-    no_color: NoColor = False,
-) -> None:
-    """Let a stream go on past the dead letter that holds it; ID is the dead letter's message."""
-    from broker.commands import streams, where
-
-    said = Say(as_json=json, no_colour=no_color)
-    raise typer.Exit(streams.resume(where.admin(admin, config), id, number=number, say=said))
-
-
-@directory_cli.command("ls")
-def directory_ls(
-    after: After = 0,
-    limit: Limit = 100,
-    config: Config = None,
-    admin: Admin = None,
-    json: AsJson = False,
-    no_color: NoColor = False,
-) -> None:
-    """List the names that are known, in the order in which they are asked."""
-    from broker.commands import look, where
-
-    said = Say(as_json=json, no_colour=no_color)
-    raise typer.Exit(look.directory(where.admin(admin, config), after=after, limit=limit, say=said))
-
-
-@directory_cli.command("lookup")
-def directory_lookup(
-    name: Annotated[str, typer.Argument(help="An endpoint.")],
-    config: Config = None,
-    admin: Admin = None,
-    json: AsJson = False,
-    no_color: NoColor = False,
-) -> None:
-    """Say where a name leads, and how that was found."""
-    from broker.commands import look, where
-
-    raise typer.Exit(look.lookup(where.admin(admin, config), name, say=Say(as_json=json, no_colour=no_color)))
-
-
-@directory_cli.command("refresh")
-def directory_refresh(
-    config: Config = None, admin: Admin = None, json: AsJson = False, no_color: NoColor = False
-) -> None:
-    """Read the sources of the directory now."""
-    from broker.commands import look, where
-
-    raise typer.Exit(look.refresh(where.admin(admin, config), say=Say(as_json=json, no_colour=no_color)))
 
 
 def main() -> None:

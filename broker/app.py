@@ -30,23 +30,16 @@ from broker.core.fhir.header import Release
 from broker.core.ids import MessageIds
 from broker.core.rules import RuleSet
 from broker.directory import Directory, DirectoryProblem, Snapshot, changed_names
-from broker.flow.accept import Accepting
 from broker.flow.aside import Aside
 from broker.flow.callers import Callers
 from broker.flow.clock import SteadyClock
-from broker.flow.deliver import Delivering
 from broker.flow.here import Here
 from broker.flow.intake import Intake
+from broker.flow.joined import join
 from broker.flow.late import LateReports
 from broker.flow.live import Live
-from broker.flow.mailboxes import Mailboxes
 from broker.flow.notify import Followers
-from broker.flow.plan import Planning
-from broker.flow.receive import Receiving
-from broker.flow.report import Reports
-from broker.flow.respond import Responding
 from broker.flow.retention import Ages, Retaining
-from broker.flow.sweep import Sweeping
 from broker.flow.watch import Watching
 from broker.notify import ServiceManager, inherited_sockets, watchdog_interval
 from broker.plugins import Channels
@@ -98,7 +91,7 @@ class Broker:
         self._settings = settings
         self._inherited = dict(sockets)  # by listener: opened by the service manager, so that callers can wait there
         self._clock = SteadyClock() if clock is None else clock
-        self._specs = Installed() if channels is None else channels
+        self._specs = Installed(settings.plugins) if channels is None else channels
         self._tasks: list[asyncio.Task[None]] = []
         self._runners: list[Runner] = []
         self.listening: dict[str, str] = {}
@@ -136,36 +129,18 @@ class Broker:
         self._join()
 
     def _join(self) -> None:
-        """Each step gets the plain values and the neighbours that it needs, never the settings."""
         settings, here, store = self._settings, self.here, self.store
-        self.delivering = Delivering(
-            here=here, store=store, channels=self.channels, directory=self._snapshot, callers=self.callers,
-            followers=self.followers, live=self.live, aside=self.aside, meter=self.metrics,
+        flow = join(
+            here=here, store=store, ledger=store, channels=self.channels, directory=self._snapshot, rules=self.rules,
+            defaults=settings.defaults, intake=self.intake, aside=self.aside, callers=self.callers,
+            followers=self.followers, live=self.live, reads=self.reads, meter=self.metrics,
         )  # fmt: skip
-        planning = Planning(channels=self.channels, is_open=self.delivering.is_open, wall=here.wall)
-        self.responding = Responding(
-            here=here, store=store, directory=self._snapshot, planning=planning, delivering=self.delivering,
-            callers=self.callers, live=self.live, defaults=settings.defaults, meter=self.metrics,
-        )  # fmt: skip
-        reports = Reports(here=here, way_back=self.responding.way_back, post=self.delivering.settling.post)
-        settling = self.delivering.settling
-        settling.answers, settling.reports = self.responding, reports
-        self.late = LateReports(here=here, store=store, reports=reports, settling=settling, live=self.live)
-        self.mailboxes = Mailboxes(here=here, store=store, reads=self.reads, followers=self.followers)
-        self.sweeping = Sweeping(here=here, store=store, delivering=self.delivering, reports=reports)
+        self.receiving, self.accepting, self.delivering = flow.receiving, flow.accepting, flow.delivering
+        self.late, self.mailboxes, self.sweeping = flow.late, flow.mailboxes, flow.sweeping
+        self.refusals = flow.refusals
         kept = settings.store.retention
         ages = Ages(body=kept.body, mailbox=kept.mailbox, identity=kept.identity, trace=kept.trace)
         self.retaining = Retaining(here=here, store=store, ages=ages)
-        self.accepting = Accepting(
-            here=here, store=store, rules=self.rules, defaults=settings.defaults, directory=self._snapshot,
-            planning=planning, delivering=self.delivering, responding=self.responding, reports=reports,
-            callers=self.callers, meter=self.metrics,
-            stores_and_forwards=self.channels.stores_and_forwards,
-        )  # fmt: skip
-        self.receiving = Receiving(
-            here=here, accepting=self.accepting, intake=self.intake, aside=self.aside, meter=self.metrics
-        )
-        settling.arrivals = self.receiving
 
     def _snapshot(self) -> Snapshot:
         return self.directory.current
@@ -182,13 +157,16 @@ class Broker:
                 here=self.here, store=self.store, intake=self.intake, directory=self.directory,
                 insecure=self._settings.insecure, listening=self.listening,
             )  # fmt: skip
-            app = application(base_url=self.here.base_url, default_release=self.here.release)
+            app = application(
+                base_url=self.here.base_url, default_release=self.here.release, endpoint=self.here.endpoint
+            )
             self._build_channels(app)  # before anything is carried: what waits must find its sender
             await self.delivering.load_holds()
             self._start_task(self.delivering.run(), "deliver")
             self._start_task(self.watching.run(), "watch")
             self._start_task(self.sweeping.run(), "sweep")
             self._start_task(self.retaining.run(), "retention")
+            self._start_task(self.refusals.run(), "refusals")
             self._start_task(
                 self.directory.watch(
                     WATCH_DIRECTORY, self.directory_changed, self._report_problems,
@@ -231,6 +209,7 @@ class Broker:
         add_admin(
             app, here=self.here, store=self.store, directory=self.directory, rules=self.rules,
             defaults=self._settings.defaults, delivering=self.delivering, health=self.health,
+            ledger=self.store, parties={one.name: one.endpoints for one in self._settings.parties.values()},
             changed=self.directory_changed,
         )  # fmt: skip
 
@@ -313,6 +292,7 @@ class Broker:
         for sender in set(self.channels.senders().values()):
             await sender.stop()
         await self.aside.close()
+        await self.refusals.keep()
         await self.store.close()
 
 
@@ -331,6 +311,7 @@ def _here(settings: Settings, store: SqliteStore, clock: SteadyClock) -> Here:
         base_url=broker.base_url,
         ids=MessageIds(store.key),
         event_prefix=broker.event_prefix,
+        status_event=broker.status_event,
         release=broker.fhir,
         hops=broker.limits.hops,
         max_message=broker.limits.message,

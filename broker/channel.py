@@ -116,6 +116,7 @@ class Transmission(msgspec.Struct, frozen=True, kw_only=True):
     connect: timedelta  # limit for reaching the peer
     answer: timedelta  # limit for its whole answer
     caller_waits: bool = False  # ask for the response at once; otherwise `async=true`
+    listens_on: bool = False  # the caller asked to wait for the response message: a plain acknowledgement is not enough
     attempt: int = 1
     in_reply_to: str | None = None  # of a response or report: the `reference` that its request came with
 

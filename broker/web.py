@@ -30,6 +30,10 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 BASE_PATH = web.AppKey("base_path", str)  # "/fhir", without a slash at the end; "" for a base at the root
 DEFAULT_RELEASE = web.AppKey("default_release", Release)  # for callers that do not say
+ENDPOINT = web.AppKey("endpoint", str)  # this broker's own name
+
+REFUSED_BY = "X-Refused-By"  # sender, broker or receiver, since a receiver's own outcome is passed on unchanged
+REFUSED_AT = "X-Refused-At"  # endpoint of the broker that says so
 
 PINNED = {"R4": Release.R4, "R4B": Release.R4B, "R5": Release.R5}
 MIRRORED = ("X-Request-Id", "X-Correlation-Id", "Correlation-Id")  # M-53
@@ -48,11 +52,12 @@ class HttpRefusal(Refusal):
 # --- the application -------------------------------------------------------------------------------------------------
 
 
-def application(*, base_url: str, default_release: Release) -> web.Application:
-    """The partner-facing application, without any route yet."""
+def application(*, base_url: str, default_release: Release, endpoint: str = "") -> web.Application:
+    """The partner-facing application, without any route yet; `endpoint` is who refuses what it refuses."""
     app = web.Application(middlewares=[say_what_went_wrong])
     app[BASE_PATH] = urlsplit(base_url).path.rstrip("/")
     app[DEFAULT_RELEASE] = default_release
+    app[ENDPOINT] = endpoint
     app.on_response_prepare.append(_finish_headers)
     return app
 
@@ -247,14 +252,18 @@ def outcome_reply(
     """An OperationOutcome of these problems, in the caller's format."""
     format, asked = _format_for_refusal(request)
     release = asked or pinned_release(request)
-    body = outcome_bytes(tuple(problems), format=format, release=release or request.app[DEFAULT_RELEASE])
+    here = request.app[ENDPOINT]
+    told = [problem if problem.at else msgspec.structs.replace(problem, at=here) for problem in problems]
+    body = outcome_bytes(told, format=format, release=release or request.app[DEFAULT_RELEASE])
     return Reply(status, body, (*dict(headers).items(), (hdrs.CONTENT_TYPE, content_type_of(format, release))))
 
 
 def refusal_reply(request: Asking, refusal: Refusal) -> Reply:
     """A refusal in HTTP's words."""
     status = refusal.status if isinstance(refusal, HttpRefusal) else http_status(refusal)
-    headers: dict[str, str] = {}
+    headers = {REFUSED_BY: refusal.problem.who.value}
+    if request.app[ENDPOINT]:
+        headers[REFUSED_AT] = request.app[ENDPOINT]
     if refusal.retry_after is not None:
         headers[hdrs.RETRY_AFTER] = str(max(1, round(refusal.retry_after)))
     return outcome_reply(request, status, refusal.problems, headers)

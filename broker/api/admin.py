@@ -14,12 +14,14 @@ from broker.api.admin_frame import PREFIX, as_json, in_json
 from broker.api.admin_lanes import Lanes
 from broker.api.admin_messages import Messages
 from broker.api.admin_parts import DeliveringLike, HealthLike, HereLike, Parts
+from broker.api.admin_report import Parties, Report
 from broker.api.admin_streams import Streams
 from broker.api.openapi import document
 from broker.core.policy import Policy
 from broker.core.rules import RuleSet
 from broker.directory import Directory, Snapshot
 from broker.store import Store
+from broker.store.ledger import Ledger
 
 
 def add_admin(
@@ -32,6 +34,8 @@ def add_admin(
     defaults: Policy,
     delivering: DeliveringLike,
     health: HealthLike,
+    ledger: Ledger,
+    parties: Parties,
     changed: Callable[[Snapshot, Snapshot], Awaitable[int]] | None = None,
 ) -> None:
     """Adds every route under `/admin/v1`, and the frame that answers in JSON and keeps web pages out."""
@@ -41,7 +45,7 @@ def add_admin(
     )  # fmt: skip
     app.middlewares.append(in_json)
     admin, messages, dead, where = Admin(parts), Messages(parts), Dead(parts), Whereabouts(parts)
-    lanes, streams = Lanes(parts), Streams(parts)
+    lanes, streams, report = Lanes(parts), Streams(parts), Report(parts, ledger, parties)
     routes = [
         ("GET", "/status", admin.status),
         ("GET", "/lanes", lanes.list),
@@ -58,6 +62,8 @@ def add_admin(
         ("POST", "/dead/{id}/drop", dead.drop),
         ("GET", "/streams", streams.list),
         ("POST", "/streams/{id}/resume", streams.resume),
+        ("GET", "/report", report.totals),
+        ("GET", "/report/messages", report.messages),
         ("POST", "/route", where.route),
         ("GET", "/directory", where.list),
         ("GET", "/directory/lookup", where.lookup),

@@ -71,6 +71,12 @@ _ENTRY = _object({
     "at": _TIME, "what": _TEXT, "text": _TEXT, "delivery": _or_null("integer", description="number of the delivery"),
 })  # fmt: skip
 
+_COUNTS = _of("object", additionalProperties=_NUMBER)
+_SUMS = {
+    "expected": _NUMBER, "answered": _NUMBER, "negative": _COUNTS, "open": _NUMBER, "missing": _NUMBER,
+    "silent": _NUMBER, "withdrawn": _NUMBER, "undelivered": _COUNTS, "refused": _COUNTS, "misaddressed": _NUMBER,
+}  # fmt: skip
+
 _SCHEMAS: dict[str, Schema] = {
     "Error": _object({"error": _object({"id": _of("string", description="stable"), "text": _TEXT})}),
     "Line": _object(_LINE),
@@ -141,6 +147,13 @@ _SCHEMAS: dict[str, Schema] = {
         "phase": _of("string", enum=["planned", "held", "over"]), "reason": _TEXT0, "from": _TIME, "until": _TIME0,
         "ordered": _TIME,
     }),
+    "Receipts": _object(_SUMS),
+    "ReceiptLine": _object({
+        "id": _TEXT, "delivery": _NUMBER, "accepted": _TIME, "source": _TEXT0, "party": _TEXT0, "destination": _TEXT0,
+        "event": _TEXT0, "what": _of("string", enum=["open", "missing", "negative", "undelivered"]), "kind": _TEXT0,
+        "issues": _list(_TEXT), "misaddressed": _YES, "expected": _YES, "answer_by": _TIME0, "answered_by": _TEXT0,
+        "text": _TEXT0,
+    }),
     "DirectoryLine": _object({"name": _TEXT, "how": _TEXT, "entries": _list(_of("object"))}),
     "DirectorySource": _object({
         "source": _TEXT, "state": _of("string", enum=["unknown", "stale", "fresh"]), "resources": _NUMBER,
@@ -202,6 +215,12 @@ def _json_body(schema: Schema, *, required: bool = True) -> dict[str, Any]:
     return {"required": required, "content": {_ANY: {"schema": schema}}}
 
 
+_PERIOD = (
+    _query("from", "A day or a time; without it, 30 days before the end.", _TEXT),
+    _query("to", "A day, with all its hours, or a time; without it, now.", _TEXT),
+    _query("source", "One source endpoint.", _TEXT),
+    _query("party", "The endpoints that a party owns.", _TEXT),
+)
 _FHIR = ("application/fhir+json", "application/fhir+xml")
 _MESSAGE_BODY = {"required": True, "content": {name: {"schema": {}} for name in _FHIR}}
 _BYTES = {"description": "The bytes as they came, with their media type.", "content": {"*/*": {"schema": {}}}}
@@ -276,6 +295,28 @@ _PATHS: dict[str, dict[str, Any]] = {
         "post": _operation("resumeStream", "The stream that a dead letter of this message holds goes on without it.",
                            _object({"id": _TEXT, "resumed": _list(_NUMBER)}), _ID,
                            _query("number", "One delivery of the message; without it, all that hold one.", _NUMBER)),
+    },
+    "/admin/v1/report": {
+        "get": _operation(
+            "report", "Receipts of a period, source by source: what came back, what did not, what was misaddressed.",
+            _object({
+                "from": _TIME, "to": _TIME,
+                "sources": _list(_object({"source": _TEXT0, "party": _TEXT0, **_SUMS})), "total": _ref("Receipts"),
+                "misaddressed": _list(_object({
+                    "day": _of("string", format="date"), "source": _TEXT0, "party": _TEXT0, "destination": _TEXT0,
+                    "error": _TEXT, "count": _NUMBER,
+                })),
+                "outages": _list(_object({
+                    "lane": _TEXT, "planned": _YES, "from": _TIME0, "until": _TIME0, "reason": _TEXT0,
+                })),
+            }), *_PERIOD),
+    },
+    "/admin/v1/report/messages": {
+        "get": _operation(
+            "reportMessages", "The messages of a period that have no good receipt, as they were accepted.",
+            _object({"from": _TIME, "to": _TIME, "messages": _list(_ref("ReceiptLine")), "next": _NUMBER0}),
+            *_PERIOD, _query("what", "open, missing, negative, undelivered; several with commas between.", _TEXT),
+            _AFTER, _limit(200, 1000)),
     },
     "/admin/v1/route": {
         "post": _operation(

@@ -15,9 +15,14 @@ from broker.store import Delivery
 
 def has_ended(deliveries: Sequence[Delivery], *, answered: bool) -> bool:
     """Whether a poll is told the end: a response is there, or nothing waits and no response is looked for."""
-    if answered:
+    if answered and not any(map(goes_on, deliveries)):
         return True
     return not any(delivery.state is State.WAITING or delivery.answer is AnswerState.OPEN for delivery in deliveries)
+
+
+def goes_on(delivery: Delivery) -> bool:
+    """Whether it has had a response, and others are looked for."""
+    return delivery.answer is AnswerState.OPEN and delivery.answered_by is not None
 
 
 def progress(deliveries: Sequence[Delivery]) -> str:
@@ -28,7 +33,8 @@ def progress(deliveries: Sequence[Delivery]) -> str:
     if failed:
         parts.append(f"{failed} failed")
     if all(delivery.state is not State.WAITING for delivery in deliveries):
-        parts.append("waiting for the response")
+        more = any(map(goes_on, deliveries))
+        parts.append("answered, waiting for the final response" if more else "waiting for the response")
     elif attempts := max(delivery.attempts for delivery in deliveries if delivery.state is State.WAITING):
         parts.append(f"{attempts} attempt{'s' if attempts > 1 else ''} so far")
     return ", ".join(parts)
@@ -63,6 +69,11 @@ def told(delivery: Delivery) -> Problem:
 
 
 def _delivered(delivery: Delivery, to: str) -> Problem:
+    if delivery.answer is AnswerState.MISSING and delivery.answered_by is not None:
+        text = f"{to}: delivered and answered, but the final response did not come in the time given for it"
+        return _failed("no-final-answer", "timeout", text)
+    if goes_on(delivery):
+        return _information("answered", f"{to}: delivered and answered, further responses are looked for")
     if delivery.answer is AnswerState.MISSING:
         return _failed("no-answer", "timeout", f"{to}: delivered, but no response came in the time given for it")
     if delivery.answer is AnswerState.OPEN:

@@ -18,7 +18,7 @@ from broker.commands.message import read_message
 from broker.commands.say import Say
 
 LONGEST = 120.0  # seconds to listen for the answer, beyond what was asked for with --wait
-SHOWN_HEADERS = ("Location", "Content-Location", "Retry-After", "X-Refused-By", "Content-Type")
+SHOWN_HEADERS = ("Location", "Content-Location", "Retry-After", "X-Refused-By", "X-Refused-At", "Content-Type")
 
 
 def send(

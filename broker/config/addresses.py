@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 
 from broker.channel import ChannelSpec
+from broker.config.installed import Installed
 from broker.config.mistake import Wrong, did_you_mean
 from broker.config.patterns import scheme_of
 from broker.config.places import without_user
@@ -17,7 +18,7 @@ MAILBOX = "mailbox:"
 class Addresses:
     """Judges addresses for one configuration."""
 
-    def __init__(self, on: Mapping[str, ChannelSpec], *, installed: Mapping[str, ChannelSpec], base_url: str) -> None:
+    def __init__(self, on: Mapping[str, ChannelSpec], *, installed: Installed, base_url: str) -> None:
         self._on = on
         self._installed = installed
         self._base_url = base_url
@@ -44,6 +45,8 @@ class Addresses:
         for spec in off:
             if scheme in spec.schemes:
                 raise Wrong(f"needs the channel {spec.name}, which is off", f"add `{spec.name}:` under channels")
+        if scheme in self._installed and scheme not in self._on:
+            raise Wrong(f"needs the channel {scheme}, which is off", f"add `{scheme}:` under channels")
         if scheme in SCHEMES_TO_COME:
             raise Wrong(f"needs the channel {SCHEMES_TO_COME[scheme]}, which is not in this release")
         known = ["mailbox", *(known for spec in (*self._on.values(), *off) for known in spec.schemes)]
@@ -51,11 +54,11 @@ class Addresses:
         raise Wrong("has a scheme that no channel speaks", near and f"{near[:-1]}:?")
 
     def _off(self) -> Iterator[ChannelSpec]:
-        """Only imported when an address asks for a channel that is not on."""
-        for name in self._installed:
+        """Only imported when an address asks for a channel that is not on; what stands in folders, not even then."""
+        for name in self._installed.entries:
             if name not in self._on:
                 with suppress(ImportError, ValueError):  # a plugin that is broken and off concerns nobody here
-                    yield self._installed[name]
+                    yield self._installed.entries[name]
 
     def peer(self, scheme: str, address: str) -> None:
         spec = self.scheme(scheme)

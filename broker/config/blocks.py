@@ -3,8 +3,9 @@
 What a plugin may declare: str, int, float, bool, `timedelta`, `pathlib.Path`, enums, `X | None`, `tuple[X, ...]`,
 mappings, and dataclasses of these. `field(metadata={"description": …})` is what the settings page says;
 `metadata={"size": True}` makes an int a size such as `32MiB`; `metadata={"short": "name"}` lets a text stand for a
-mapping with that key alone. A str called `listen` is a listener, a tuple of
-them called `behind_proxy` is of networks. A field that would be a Python keyword ends in `_`, its key does not.
+mapping with that key alone. A str called `listen` is a listener, and so is a `str | None` with
+`metadata={"listener": True}`; a tuple of them called `behind_proxy` is of networks. A field that would be a Python
+keyword ends in `_`, its key does not.
 """
 
 from __future__ import annotations
@@ -64,7 +65,12 @@ def form_of(settings: type) -> type[Form]:
     }
 
     def acceptable(form: Form) -> Form:
-        settings_of(settings, form, Path())  # what the plugin's own `__post_init__` says
+        try:
+            settings_of(settings, form, Path())  # what the plugin's own `__post_init__` says
+        except ValueError:
+            raise
+        except Exception as error:  # which pydantic would let pass, to end as a traceback
+            raise ValueError(f"{type(error).__name__}: {error}") from error
         return form
 
     form: type[Form] = make(
@@ -91,13 +97,28 @@ def _field(field: dataclasses.Field[Any], hint: Any) -> tuple[Any, Any]:
             GenericAlias(tuple, (Annotated[_kind(get_args(hint)[0]), _Short(short)], ...)), ONE_OR_MORE
         ]
     else:
-        kind = _KINDS_BY_NAME.get((field.name, hint)) or (Size if field.metadata.get("size") else _kind(hint))
+        kind = _KINDS_BY_NAME.get((field.name, hint)) or _kind_by_metadata(field) or _kind(hint)
     said: dict[str, Any] = {"description": field.metadata.get("description"), "alias": key_of(field.name)}
     if field.default is not dataclasses.MISSING:
         return kind, Field(field.default, **said)
     if field.default_factory is not dataclasses.MISSING:
         return kind, Field(default_factory=field.default_factory, **said)
     return kind, Field(**said)
+
+
+def _kind_by_metadata(field: dataclasses.Field[Any]) -> Any:
+    if field.metadata.get("size"):
+        return Size
+    return Listen | None if field.metadata.get("listener") else None
+
+
+def listeners(settings: Any) -> list[tuple[str, str]]:
+    """The listeners of a channel that are on: key and text of each."""
+    fields = [
+        field for field in dataclasses.fields(settings) if field.name == "listen" or field.metadata.get("listener")
+    ]
+    found = [(key_of(field.name), getattr(settings, field.name)) for field in fields]
+    return [(key, text) for key, text in found if isinstance(text, str)]
 
 
 def key_of(name: str) -> str:

@@ -29,7 +29,7 @@ from broker.config.kinds import (
 )
 from broker.config.mistake import Wrong
 from broker.config.rules import PolicyForm, RuleForm
-from broker.core.fhir.header import Release
+from broker.core.fhir.header import STATUS_EVENT, Release
 
 MIB = 2**20
 GIB = 2**30
@@ -57,6 +57,11 @@ class Broker(Form):
     fhir: FhirVersion = Field(default=Release.R4, description="The FHIR version for clients that do not say which.")
     event_prefix: DottedName = Field(
         default="org.example", description="`ce-type` of a message is this prefix, a dot, and the event's code."
+    )
+    status_event: Text = Field(
+        default=str(STATUS_EVENT),
+        description="Event (code, or system|code) of messages that ask how far another one is: the broker"
+        " answers them.",
     )
     limits: Limits = Field(default_factory=Limits, description="What one message, and all together, may take.")
 
@@ -239,6 +244,11 @@ class Configuration(Form):
     broker: Broker = Field(description="Who this broker is.")
     store: Store = Field(default_factory=Store, description="Where accepted messages are kept, and how long.")
     admin: Admin = Field(default_factory=Admin, description="The operator's own listener.")
+    plugins: Texts = Field(
+        default=(),
+        description="Folders in which channels stand that are not installed, each in a folder of its name "
+        "(docs/plugins.md). Only those that `channels` names are imported.",
+    )
     channels: dict[str, Any] = Field(
         default_factory=dict, description="The protocols it speaks. What is absent is off."
     )

@@ -16,6 +16,7 @@ from broker.config.kinds import Form
 from broker.config.listening import listen
 from broker.config.places import Place, Steps
 from broker.config.rules import MatchForm, PolicyForm, RuleForm
+from broker.core.fhir.header import Event
 from broker.core.policy import DEFAULT, Match, Policy, Rule
 from broker.directory.source import ServerSource
 
@@ -40,10 +41,12 @@ def frozen(
             base_url=form.broker.base_url,
             fhir=form.broker.fhir,
             event_prefix=form.broker.event_prefix,
+            status_event=_event(form.broker.status_event),
             limits=_same(settings.Limits, form.broker.limits),
         ),
         store=_store(form.store, folder),
         admin=settings.Admin(listen=_listen(form.admin.listen, folder)),
+        plugins=tuple(absolute(path, folder) for path in form.plugins),
         channels=MappingProxyType(
             {name: settings_of(channels[name].settings, block, folder) for name, block in _blocks(form.channels)}
         ),
@@ -126,6 +129,7 @@ def _rule(index: int, form: RuleForm, defaults: Policy, root: Place, file: Path)
         address=form.address,
         refuse=form.refuse,
         log=form.log,
+        cancels=form.cancels,
         policy=_policy(defaults, form),
         where=f"{file}:{line}",
     )
@@ -148,6 +152,12 @@ def _match(form: MatchForm) -> Match:
         response=form.response,
         negated=None if form.not_ is None else _match(form.not_),
     )
+
+
+def _event(text: str) -> Event:
+    """`system|code`, or a code alone."""
+    system, _, code = text.rpartition("|")
+    return Event(system=system, code=code)
 
 
 def _policy(base: Policy, form: PolicyForm) -> Policy:

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from broker.channel import ChannelSpec
 from broker.config import rule_sense, sense
 from broker.config.addresses import Addresses
+from broker.config.blocks import form_of
 from broker.config.complaints import Complaints
 from broker.config.freeze import frozen
 from broker.config.installed import Installed
@@ -36,10 +37,10 @@ def load(
     insecure: bool = False,
 ) -> Settings:
     """The settings of a file; raises `ConfigurationErrors` with every mistake at once."""
-    channels = Installed() if channels is None else channels
     file = Path(path)
     reader = Reader(str(file), Substitution(env=os.environ if env is None else env, folder=file.parent))
     root = reader.read()
+    channels = Installed(_plugin_folders(root, file.parent), entries=channels)
     reading = _Reading(file, root, channels, insecure)
     settings = reading.settings()
     found = list(reading.mistakes)
@@ -53,6 +54,13 @@ def load(
         # Once something is left out, what looks unreachable may not be: warnings wait for a file without mistakes.
         raise ConfigurationErrors(mistake for mistake in found if mistake.severity is Severity.ERROR)
     return msgspec.structs.replace(settings, warnings=in_order(found))
+
+
+def _plugin_folders(root: Place, folder: Path) -> list[Path]:
+    """Read before the form, which is made of what stands in them; what is no text, the form will say."""
+    said = root.plain()
+    value = said.get("plugins") if isinstance(said, dict) else None
+    return [folder / one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str) and one]
 
 
 class _Reading:
@@ -69,14 +77,19 @@ class _Reading:
 
     def _loaded(self, channels: Mapping[str, ChannelSpec]) -> dict[str, ChannelSpec]:
         """The channels that the file names; the others are not even imported."""
-        loaded = {}
+        loaded: dict[str, ChannelSpec] = {}
+        speaks: dict[str, str] = {}
         for name in self._root.keys("channels"):
             try:
                 if name in channels:
-                    loaded[name] = channels[name]
+                    spec = channels[name]
+                    _check_form(spec)
+                    for scheme in spec.schemes:
+                        if (other := speaks.setdefault(scheme, name)) != name:
+                            raise ValueError(f"{scheme}: addresses belong to the channel {other} already")
+                    loaded[name] = spec
             except (ImportError, ValueError) as error:
-                place = self._root.at(("channels", name))
-                line, column = place.named
+                line, column = self._root.at(("channels", name)).named
                 text = f"the channel {name} cannot be loaded: {error}"
                 self.mistakes.append(Mistake(file=str(self._file), line=line, column=column, text=text))
         return loaded
@@ -103,6 +116,15 @@ class _Reading:
     def _is_broken_channel(self, path: Steps) -> bool:
         """A channel that could not be loaded has no form, which is not the file's fault."""
         return path[:1] == ("channels",) and len(path) == 2 and path[1] in self._known and path[1] not in self.channels
+
+
+def _check_form(spec: ChannelSpec) -> None:
+    """Raises ValueError where a plugin's settings declare what cannot be read from a file."""
+    try:
+        form_of(spec.settings)
+    except Exception as error:  # pydantic's, of hints that it does not know, or Python's, of names that it does not
+        why = str(error).partition("\n")[0]
+        raise ValueError(f"its settings cannot be read from a file: {why}") from error
 
 
 def _leave_out(data: dict[str, Any], path: Steps) -> None:

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator
 from broker.config.mistake import Mistake, did_you_mean
 from broker.config.places import Steps
 from broker.config.subject import Subject
-from broker.core.policy import Match, Order, Policy, Rule
+from broker.core.policy import Match, Order, Policy, Responses, Rule
 
 _EVERYTHING = Match()
 
 
 def contradictions(subject: Subject) -> list[Mistake]:
-    looks = (_ends, _names, _known, _policies, _orders, _retention, _unreachable)
+    looks = (_ends, _names, _known, _policies, _orders, _conversations, _retention, _unreachable)
     return [mistake for look in looks for mistake in look(subject)]
 
 
@@ -25,6 +25,8 @@ def _ends(subject: Subject) -> Iterator[Mistake]:
         if len(said) > 1:
             text = f"{_called(rule)} has {_and(said)}: only one of them can be"
             yield subject.mistake_at_key((*path, said[1]), text)
+        if rule.cancels and (rule.refuse or rule.log):
+            yield subject.mistake((*path, "cancels"), "what is refused or goes nowhere can cancel nothing")
         if rule.address is not None:
             yield from subject.address((*path, "address"), rule.address)
         if rule.to and rule.match.destination:
@@ -83,6 +85,19 @@ def _orders(subject: Subject) -> Iterator[Mistake]:
         if policy.on_refused == "hold" and not somewhere and subject.root.has(*path, "on_refused"):
             text = "`on_refused: hold` holds nothing where `order` is none"
             yield subject.warning((*path, "on_refused"), text, "say what is ordered, or leave it out")
+
+
+def _conversations(subject: Subject) -> Iterator[Mistake]:
+    """What is said of the last of several responses, where there are several."""
+    several = any(policy.responses is Responses.SEVERAL for _, policy in _all(subject))
+    for path, policy in _all(subject):
+        here = policy.responses is Responses.SEVERAL
+        if policy.final and not here and not (path == ("defaults",) and several) and subject.root.has(*path, "final"):
+            yield subject.warning((*path, "final"), "`final` says nothing where `responses` is one")
+        if here and policy.category == "consequence":
+            at = _said(subject, path, ("responses",), ("category",))
+            if at is not None:
+                yield subject.mistake(at, "a message of category `consequence` has one response")
 
 
 def _retention(subject: Subject) -> Iterator[Mistake]:

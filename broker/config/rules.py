@@ -19,7 +19,7 @@ from broker.config.kinds import (
     Text,
     Texts,
 )
-from broker.core.policy import DEFAULT, Expects, Late, OnTimeout, Order
+from broker.core.policy import DEFAULT, Expects, Late, OnTimeout, Order, Responses
 from broker.core.turns import HIGHEST, LOWEST
 
 
@@ -80,6 +80,16 @@ class PolicyForm(Form):
     answer_within: Span = Field(
         default=DEFAULT.answer_within,
         description="How long a response is looked for; then the source is told that none came.",
+    )
+    responses: Responses = Field(
+        default=DEFAULT.responses,
+        description="How many responses a request may have: one closes it; with several it stays open until a"
+        " final one, or until `answer_within` is over.",
+    )
+    final: Texts = Field(
+        default=(),
+        description="With `responses: several`: events of the final response (code, or system|code; `*` anywhere)."
+        " Final as well are failures, and a Task in the message that is completed, rejected, failed or cancelled.",
     )
     retry: RetryForm = Field(default_factory=RetryForm, description="When a delivery is tried again.")
     order: Order = Field(
@@ -146,4 +156,9 @@ class RuleForm(PolicyForm):
     to: Names = Field(default=(), description="Destinations for messages that name none.")
     address: Text | None = Field(default=None, description="Where they go, instead of the directory's address.")
     refuse: Text | None = Field(default=None, description="They are refused, with this text.")
+    cancels: Flag = Field(
+        default=False,
+        description="They call off what the same source sent before about the same: what has not left of that is"
+        " withdrawn, and what has left is followed in order.",
+    )
     log: Flag = Field(default=False, description="They are accepted, kept, and go nowhere.")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from broker.config import patterns
+from broker.config.blocks import listeners
 from broker.config.listening import Listen, listen
 from broker.config.mistake import Mistake, Wrong, did_you_mean
 from broker.config.places import Steps
@@ -19,7 +21,7 @@ from broker.directory.written import DIRECT, read_endpoints
 
 def contradictions(subject: Subject) -> list[Mistake]:
     """Everything but the rules and policies."""
-    looks = (_limits, _store, _channels, _listeners, _certificates, _parties, sources, _endpoints)
+    looks = (_limits, _store, _plugins, _channels, _listeners, _certificates, _parties, sources, _endpoints)
     return [mistake for look in looks for mistake in look(subject)]
 
 
@@ -47,6 +49,21 @@ def _store(subject: Subject) -> Iterator[Mistake]:
         yield subject.mistake(path, "`url` must name a file: sqlite:PATH", "did you mean sqlite:data/broker.db?")
 
 
+def _plugins(subject: Subject) -> Iterator[Mistake]:
+    for index, folder in enumerate(subject.settings.plugins):
+        path: Steps = ("plugins", index)
+        if not folder.is_dir():
+            yield subject.mistake(path, f"`plugins`: there is no folder `{subject.root.at(path).shown}`")
+        elif (folder / "__init__.py").is_file():
+            text = f"`{subject.root.at(path).shown}` is a plugin itself; `plugins` names the folder above it"
+            yield subject.mistake(path, text)
+        elif folder.stat().st_mode & stat.S_IWOTH:
+            text = (
+                f"everybody on this machine may write to `{subject.root.at(path).shown}`, and what stands there is run"
+            )
+            yield subject.warning(path, text, "chmod o-w")
+
+
 def _channels(subject: Subject) -> Iterator[Mistake]:
     if not subject.root.keys("channels"):
         yield subject.warning(("channels",), "no channel is on: nothing can come in", "add `http:` under channels")
@@ -65,8 +82,8 @@ def _listeners(subject: Subject) -> Iterator[Mistake]:
 def _listening(subject: Subject) -> Iterator[tuple[str, Steps, Listen]]:
     yield "admin", ("admin", "listen"), listen(subject.settings.admin.listen)
     for name, block in subject.settings.channels.items():
-        if isinstance(text := getattr(block, "listen", None), str):
-            yield name, ("channels", name, "listen"), listen(text)
+        for key, text in listeners(block):
+            yield name, ("channels", name, key), listen(text)
 
 
 def _guarded(subject: Subject, name: str, path: Steps, where: Listen) -> Iterator[Mistake]:

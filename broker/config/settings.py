@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from broker.config.mistake import Mistake
-from broker.core.fhir.header import Release
+from broker.core.fhir.header import Event, Release
 from broker.core.policy import Policy, Rule
 from broker.directory.source import ServerSource
 
@@ -29,6 +29,7 @@ class Broker(msgspec.Struct, frozen=True, kw_only=True):
     base_url: str  # without a slash at the end
     fhir: Release
     event_prefix: str
+    status_event: Event  # of messages that the broker answers itself
     limits: Limits
 
 
@@ -97,6 +98,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     broker: Broker
     store: Store
     admin: Admin
+    plugins: tuple[Path, ...] = ()  # folders whose folders are channels; absolute
     channels: Mapping[str, Any] = MappingProxyType({})  # channel's name to its own settings value; absent = off
     parties: Mapping[str, Party] = MappingProxyType({})
     allow: Allow = Allow()

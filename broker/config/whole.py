@@ -18,9 +18,8 @@ from broker.config.kinds import Form
 
 # The channels that are planned, so that somebody who asks for one hears that it is to come (design: section 1).
 SCHEMES_TO_COME = {
-    "amqp10": "amqp10", "mailto": "email",
-    "file": "file", "mqtt": "mqtt", "mqtts": "mqtt", "kafka": "kafka", "sftp": "sftp", "ftp": "ftp", "ftps": "ftp",
-    "mllp": "mllp", "soap": "soap",
+    "amqp10": "amqp10", "file": "file", "mqtt": "mqtt", "mqtts": "mqtt", "kafka": "kafka",
+    "sftp": "sftp", "ftp": "ftp", "ftps": "ftp", "mllp": "mllp", "soap": "soap",
 }  # fmt: skip
 CHANNELS_TO_COME = frozenset(SCHEMES_TO_COME.values())
 

@@ -6,6 +6,7 @@ Pure: the flow tells it what has happened to a message's deliveries, it says whe
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 
 from broker.core.answer import Answer, AnswerKind, Receipt, Taken
 from broker.core.delivery import Outcome
@@ -39,6 +40,14 @@ def caller_waits(
     if all_store_and_forward or destinations > 1:
         return asked_to_wait or response_demanded
     return True
+
+
+def how_long(*, asked: timedelta | None, left: timedelta | None, wait: timedelta, longest: timedelta) -> timedelta:
+    """How long the caller is kept. What a broker before us has left goes before all else, so that a request over
+    several brokers is one wait; it has been cut to whole seconds in `asked`, which is for strangers."""
+    if left is not None:
+        return min(left, longest)
+    return wait if asked is None else min(asked, longest)
 
 
 def answer_now(ends: Sequence[Outcome | None], *, listens_on: bool, receipt: Receipt) -> Answer | None:

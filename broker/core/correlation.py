@@ -44,16 +44,19 @@ def match(
     destinations: Sequence[str],
     is_at: Callable[[str], bool],
     lives_at: Callable[[str], bool],
+    hop_at: Callable[[str], bool] = lambda address: False,
 ) -> Match:
     """Finds the request of a response; `candidates` come newest first.
 
     It must be addressed to who asked (or to nobody), and come from where we carried the request: from the endpoint of
     that name, from one that calls itself by that very address (`is_at`), or, where the request named none, from one
-    that the directory knows there (`lives_at`). An id alone proves nothing, since ids are guessed and repeat.
+    that the directory knows there (`lives_at`). A broker on the way speaks for itself, in its reports: it is believed
+    where the hop that handed its word in is the one to which we carried the request (`hop_at`). An id alone proves
+    nothing, since ids are guessed and repeat.
     """
 
     def comes_from(candidate: Candidate) -> bool:
-        if is_at(candidate.address):
+        if is_at(candidate.address) or hop_at(candidate.address):
             return True
         return candidate.destination == source if candidate.destination else lives_at(candidate.address)
 

@@ -37,6 +37,17 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     who: Who = Who.SENDER
     expression: tuple[str, ...] = ()  # FHIRPath of the element
     diagnostics: str | None = None  # for engineers
+    at: str | None = None  # endpoint of the broker that says so, where it is one further on
+
+
+# FHIR's `transient` and what stands below it: "the transaction may be able to be resubmitted".
+TRANSIENT = frozenset({"transient", "lock-error", "no-store", "exception", "timeout", "incomplete", "throttled"})
+STAYS = frozenset({"expired-on-arrival"})  # a timeout, too, and over for good
+
+
+def passes(problem: Problem) -> bool:
+    """Whether the same bytes may be taken later; a channel then says "later" in its own words, else "never"."""
+    return problem.code in TRANSIENT and problem.id not in STAYS
 
 
 class Refusal(Exception):
@@ -69,6 +80,10 @@ class Refusal(Exception):
         )
         self.also = also  # warnings and further problems
         self.retry_after = retry_after  # seconds
+
+    @property
+    def passes(self) -> bool:
+        return passes(self.problem)
 
     @property
     def problems(self) -> tuple[Problem, ...]:
@@ -121,6 +136,12 @@ class RefusedByRule(Refusal):
     """A rule of the configuration says no."""
 
     code, id = "business-rule", "refused-by-rule"
+
+
+class SubscriptionRefused(Refusal):
+    """A Subscription, or what is asked of one, that is not served as it stands (S-8)."""
+
+    code, id = "value", "subscription-refused"
 
 
 class NotFound(Refusal):

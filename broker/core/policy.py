@@ -30,6 +30,13 @@ class Late(StrEnum):
     DROP = "drop"  # it is kept and shown, and goes nowhere
 
 
+class Responses(StrEnum):
+    """How many responses a request may have."""
+
+    ONE = "one"
+    SEVERAL = "several"  # it stays open until the last of them
+
+
 class Order(StrEnum):
     NONE = "none"
     SOURCE = "source"
@@ -66,6 +73,8 @@ class LanePolicy(msgspec.Struct, frozen=True, kw_only=True):
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
     sync: Sync = Sync()
     answer_within: timedelta = timedelta(hours=24)
+    responses: Responses = Responses.ONE
+    final: tuple[str, ...] = ()  # events (code, or system|code; `*` anywhere) of the last of several responses
     retry: Retry = Retry()
     order: Order = Order.NONE
     on_refused: str = "skip"  # or hold (the stream)
@@ -112,5 +121,6 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     address: str | None = None  # instead of the directory's
     refuse: str | None = None  # the text of the refusal
     log: bool = False  # accepted, kept, goes nowhere
+    cancels: bool = False  # it calls off what its source sent before about the same
     policy: Policy = DEFAULT
     where: str = ""  # file:line, for explanations

@@ -15,24 +15,28 @@ import msgspec
 import structlog
 
 from broker.core.answer import Answer, AnswerKind, Receipt
-from broker.core.answering import caller_waits, wants_silence
+from broker.core.answering import answer_now, caller_waits, how_long, wants_silence
+from broker.core.cancellation import keys_of
 from broker.core.delivery import State
 from broker.core.identity import quotable_ids
-from broker.core.outcome import NoRoute, RefusedByRule
+from broker.core.outcome import NoRoute, Problem, RefusedByRule
 from broker.core.policy import Expects, OnTimeout, Policy
 from broker.core.resolution import Whereabouts
 from broker.core.routing import Decision, Question, Route, RuleSet, decide
 from broker.flow.callers import Caller, Callers
+from broker.flow.cancel import Cancelling
 from broker.flow.copies import Copies
 from broker.flow.deliver import Delivering
 from broker.flow.here import Here
 from broker.flow.letter import Letter
 from broker.flow.meter import Meter
 from broker.flow.plan import Planning
+from broker.flow.refusals import Refusals
 from broker.flow.report import Reports
 from broker.flow.respond import Answering, Responding
+from broker.flow.status_check import StatusChecks
 from broker.flow.validate import validate
-from broker.store import Copy, Kept, NewDelivery, NewMessage, Store, StoreError
+from broker.store import Copy, Delivery, Kept, NewDelivery, NewMessage, Store, StoreError
 
 log = structlog.get_logger("broker.accept")
 level = logging.getLogger(
@@ -54,6 +58,7 @@ class Accepting:
         responding: Responding,
         reports: Reports,
         callers: Callers,
+        refusals: Refusals,
         meter: Meter,
         stores_and_forwards: Callable[[str], bool],
     ) -> None:
@@ -67,15 +72,22 @@ class Accepting:
         self._responding = responding
         self._reports = reports
         self._callers = callers
+        self._refusals = refusals
         self._meter = meter
         self._stores_and_forwards = stores_and_forwards
         self._copies = Copies(store)
+        self._checks = StatusChecks(here=here, store=store)
+        self._cancelling = Cancelling(
+            here=here, store=store, rules=rules, delivering=delivering, callers=callers, reports=reports
+        )
 
     # -- the way in
 
     async def take(self, letter: Letter) -> Answer | Caller:
         """Keeps the message; returns the answer, or the caller that waits for it. Raises Refusal."""
         now = self._here.now()
+        if letter.header.event == self._here.status_event and not letter.header.is_response:
+            return await self._checks.answer(letter)
         try:
             # a response finds its request before any rule is asked
             answering = await self._responding.find(letter) if letter.header.is_response else None
@@ -86,7 +98,10 @@ class Accepting:
             if decision.policy.validate == "resource":
                 await asyncio.to_thread(validate, letter.body, letter.header)
                 break
-        return await self._keep_and_acknowledge(letter, route, new)
+        notes: tuple[Problem, ...] = ()
+        if self._cancelling.is_used and self._cancelling.is_cancel(new) and await self._copies.find(letter) is None:
+            new, notes = await self._cancelling.call_off(letter, new)
+        return await self._keep_and_acknowledge(letter, route, new, notes)
 
     def _decide(self, letter: Letter, answering: Answering | None, now: datetime) -> tuple[Route, NewMessage]:
         """The route and what is written for it."""
@@ -124,6 +139,9 @@ class Accepting:
             consequence = consequence or decision.policy.category == "consequence"
         for delivery in deliveries:
             expects = expects or delivery.answer_by is not None
+        quotes = tuple([id for id in quotable_ids(letter.header) if id != identity.key]) if expects else ()
+        if self._cancelling.is_used:
+            quotes += keys_of(letter.header)
         return NewMessage(
             message=letter.message,
             body=letter.body,
@@ -131,18 +149,20 @@ class Accepting:
             source_key=letter.source_key,
             identity=identity.key,
             exclusive=f"only once:{identity.message_id}" if consequence and identity.message_id else None,
-            quotes=tuple([id for id in quotable_ids(letter.header) if id != identity.key]) if expects else (),
+            quotes=quotes,
             deliveries=deliveries,
         )
 
-    async def _keep_and_acknowledge(self, letter: Letter, route: Route, new: NewMessage) -> Answer | Caller:
+    async def _keep_and_acknowledge(
+        self, letter: Letter, route: Route, new: NewMessage, notes: tuple[Problem, ...] = ()
+    ) -> Answer | Caller:
         caller = self._caller(letter, route, new.deliveries)
         kept = await self._keep(letter, new, route, caller)
         if isinstance(kept, Copy):
             return await self._copy(letter, route, new, kept)
         if caller is None or caller.kept is None:
             self._meter.accepted(letter.arrival.channel)
-        receipt = self._receipt(kept.position, route)
+        receipt = self._receipt(kept.position, route, notes)
         if caller is not None:
             self._callers.enter(caller, receipt)
         self._log(letter, receipt, new)
@@ -175,11 +195,11 @@ class Accepting:
             caller.answer.set_exception(error)
             caller.answer.exception()  # where it had not set out yet, its caller is told of that elsewhere
 
-    def _receipt(self, position: int, route: Route) -> Receipt:
+    def _receipt(self, position: int, route: Route, more: tuple[Problem, ...]) -> Receipt:
         """What the sender gets; it names the destinations that cannot be reached, since each of them gets a bounce."""
         refused = len(route.accepted) < len(route.decisions)
         notes = route.problems if refused and route.accepted else ()
-        return Receipt(message_id=self._here.ids.of(position), position=position, notes=notes)
+        return Receipt(message_id=self._here.ids.of(position), position=position, notes=(*more, *notes))
 
     def _log(self, letter: Letter, receipt: Receipt, new: NewMessage) -> None:
         """The ordinary case, told only where somebody looks for it: traces and metrics have it anyway."""
@@ -206,6 +226,7 @@ class Accepting:
         if new.answers is None and len(route.accepted) < len(route.decisions):
             for decision in route.decisions:
                 if decision.problem is not None:
+                    self._refusals.note(letter.arrival, letter.header, decision.problem, decision.destination)
                     self._bounce(letter, position, decision)
         if caller is not None:
             caller.look()
@@ -253,13 +274,14 @@ class Accepting:
         return caller
 
     def _wait(self, letter: Letter, policies: Sequence[Policy]) -> timedelta:
-        """How long the caller is kept: what it asks for, what its envelope leaves, at most the rule's longest."""
-        asked = letter.arrival.asked.wait
-        wait = min(min(asked, policy.sync.longest) if asked is not None else policy.sync.wait for policy in policies)
-        left = letter.arrival.envelope.timeleft
-        if left is not None and self._here.steers(letter.message.party):
-            wait = min(wait, timedelta(milliseconds=left))  # who sent it has left out what the way back takes
-        return wait
+        """How long the caller is kept: what its envelope leaves, or what it asks for; at most the rule's longest."""
+        asked, timeleft = letter.arrival.asked.wait, letter.arrival.envelope.timeleft
+        left = None
+        if timeleft is not None and self._here.steers(letter.message.party):
+            left = timedelta(milliseconds=timeleft)  # who sent it has left out what the way back takes
+        return min(
+            how_long(asked=asked, left=left, wait=policy.sync.wait, longest=policy.sync.longest) for policy in policies
+        )
 
     async def wait(self, caller: Caller) -> Answer:
         """Keeps the caller until it is answered or its wait ends; what it is told is on disk."""
@@ -322,10 +344,10 @@ class Accepting:
         added = await self._add(letter, new, copy.position)
         log.info("copy", id=receipt.message_id, channel=letter.arrival.channel, added=len(added))
         asked = letter.arrival.asked
-        if asked.asynchronous and asked.reply_to is None:
-            return Answer(kind=AnswerKind.ACCEPTED, receipt=receipt)
-        if asked.asynchronous:  # its channel sends it to where this copy's own sender listens
-            return await self._responding.stored_response(receipt) or Answer(kind=AnswerKind.ACCEPTED, receipt=receipt)
+        if asked.asynchronous:
+            if asked.reply_to is None:
+                await self._responding.return_untold(copy.position)
+            return await self._without_waiting(new, receipt, listens=asked.reply_to is not None)
         return await self._join(letter, route, new, receipt)
 
     async def _under_used_ids(
@@ -354,6 +376,28 @@ class Accepting:
         )
         self._delivering.take(kept, new)
         return tuple(number for number in kept.numbers if number)
+
+    async def _without_waiting(self, new: NewMessage, receipt: Receipt, *, listens: bool) -> Answer:
+        """A copy whose sender does not wait; `listens`: its channel sends the answer to where that one listens."""
+        self._callers.share(receipt.position)
+        known = await self._responding.stored_response(receipt) if listens else None
+        if known is None and new.answers is None:
+            # a caller may have been told that it was refused, whose connection broke, and nobody else was
+            there = await self._store.deliveries(receipt.position)
+            known = answer_now([delivery.outcome for delivery in there], listens_on=False, receipt=receipt)
+            if known is None or known.kind is not AnswerKind.REFUSED:
+                self._tell_again(receipt.position, new, [one for one in there if one.state is State.DEAD])
+        if known is not None and known.kind in (AnswerKind.RESPONSE, AnswerKind.REFUSED):
+            return known
+        return Answer(kind=AnswerKind.ACCEPTED, receipt=receipt)
+
+    def _tell_again(self, position: int, new: NewMessage, dead: Sequence[Delivery]) -> None:
+        """Of some destinations only: a report for each that the copy asks for."""
+        asked = {delivery.key for delivery in new.deliveries}
+        for one in dead:
+            problem = one.outcome.problem if one.outcome is not None else None
+            if problem is not None and one.key in asked and one.policy.bounce == "always":
+                self._reports.send(position, new.message, problem, final=True, destination=one.destination)
 
     async def _join(self, letter: Letter, route: Route, new: NewMessage, receipt: Receipt) -> Answer | Caller:
         """A copy gets the stored response, or waits for what is under way, as the first would have."""
@@ -384,4 +428,4 @@ def _is_one_to_be_carried(new: NewMessage, route: Route) -> bool:
     if len(new.deliveries) != 1 or new.answers is not None or len(route.accepted) < len(route.decisions):
         return False
     (delivery,) = new.deliveries
-    return delivery.state is State.WAITING and delivery.stream is None
+    return delivery.state is State.WAITING and delivery.stream is None and delivery.behind is None

@@ -17,6 +17,13 @@ from broker.core.retry import next_attempt
 from broker.flow.here import Here
 from broker.store import Change, Delivery
 
+WAY_BACK = 50  # milliseconds that an answer may take from one broker to the one before it
+
+
+def timeleft(wait: timedelta) -> int:
+    """What the receiver has of a wait, in milliseconds: it answers before we give up, and we before our caller does."""
+    return max(int(wait.total_seconds() * 1000) - WAY_BACK, 0)
+
 
 def transmission(
     message: Message,
@@ -26,6 +33,7 @@ def transmission(
     here: Here,
     position: int,
     wait_left: timedelta | None,
+    listens_on: bool,
     response_url: bool,
 ) -> Transmission:
     """What goes to the sender: the bytes as they came, and the envelope with our name in `via`."""
@@ -36,7 +44,7 @@ def transmission(
         destination=tuple([delivery.destination for delivery in deliveries if delivery.destination]),
         via=(*message.envelope.via, here.endpoint),
         digest=message.digest,
-        timeleft=None if wait_left is None else max(int(wait_left.total_seconds() * 1000) - 50, 0),
+        timeleft=None if wait_left is None else timeleft(min(wait_left, lane.answer)),
     )
     return Transmission(
         message_id=here.ids.of(position),
@@ -47,6 +55,7 @@ def transmission(
         connect=lane.connect,
         answer=lane.answer,
         caller_waits=(wait_left is not None or message.listens) and not response_url,
+        listens_on=listens_on,
         attempt=first.attempts + 1,
         in_reply_to=message.in_reply_to,
     )

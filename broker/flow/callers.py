@@ -56,6 +56,7 @@ class Caller:
 class Callers:
     def __init__(self) -> None:
         self._waiting: dict[int, list[Caller]] = {}
+        self._shared: set[int] = set()  # messages that a copy asked for too, whose sender does not wait
         self._gave_up: dict[int, None] = {}  # messages whose caller's wait ended, the oldest first
 
     def enter(self, caller: Caller, receipt: Receipt) -> None:
@@ -68,6 +69,7 @@ class Callers:
             here.remove(caller)
             if not here:
                 del self._waiting[caller.position]
+                self._shared.discard(caller.position)
 
     def gave_up(self, caller: Caller) -> None:
         """The wait of this caller ended before its answer came."""
@@ -85,6 +87,15 @@ class Callers:
         callers = self._waiting.get(position)
         return callers is not None and any(not caller.answer.done() for caller in callers)
 
+    def share(self, position: int) -> None:
+        """A copy was taken that does not wait: the connection of who does may be long dead, and not known to be."""
+        if position in self._waiting:
+            self._shared.add(position)
+
+    def waits_alone(self, position: int) -> bool:
+        """Whether what comes of the message is to be told to who listens, and to nobody else."""
+        return self.waits(position) and position not in self._shared
+
     def wait_left(self, position: int, now: datetime) -> timedelta | None:
         """How much longer the most patient of them waits; None where nobody does."""
         callers = self._waiting.get(position)
@@ -92,6 +103,10 @@ class Callers:
             return None
         untils = [caller.until for caller in callers if not caller.answer.done()]
         return max(untils) - now if untils else None
+
+    def listens_on(self, position: int) -> bool:
+        """Whether one of them is not content with a receiver's plain acknowledgement."""
+        return any(caller.listens_on for caller in self._waiting.get(position, ()) if not caller.answer.done())
 
     def count(self) -> int:
         return sum(map(len, self._waiting.values()))

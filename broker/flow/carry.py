@@ -204,13 +204,15 @@ class Carrying:
         assert sender is not None, "a lane has a channel"
         clock = asyncio.get_running_loop().time
         started = clock()
+        wait_left = self._callers.wait_left(position, at)
         sent = attempts.transmission(
             message,
             body,
             deliveries,
             here=self._here,
             position=position,
-            wait_left=self._callers.wait_left(position, at),
+            wait_left=wait_left,
+            listens_on=wait_left is not None and self._callers.listens_on(position),
             response_url=message.header.is_response,
         )
         try:

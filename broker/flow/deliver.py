@@ -125,9 +125,15 @@ class Delivering:
         return lane.is_open_for(key)
 
     def is_under_way(self, lane: str, position: int, number: int) -> bool:
+        return any(number in one.under_way.get(position, ()) for one in self._lanes_of(lane))
+
+    def may_have_left(self, lane: str, position: int, number: int) -> bool:
+        """Whether an attempt is under way, or has ended and the store does not say so yet."""
+        return any(one.may_have_left(position, number) for one in self._lanes_of(lane))
+
+    def _lanes_of(self, lane: str) -> Collection[Lane]:
         # where its name has changed it is in the lane of no peer, and may be under way in the one that it had
-        lanes = self.lanes.values() if not lane else (self.lanes[lane],) if lane in self.lanes else ()
-        return any(number in one.under_way.get(position, ()) for one in lanes)
+        return self.lanes.values() if not lane else (self.lanes[lane],) if lane in self.lanes else ()
 
     def forget(self, position: int) -> Collection[int]:
         """Takes what waits of a message out of memory; returns the numbers of what is under way."""

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from random import random
 from uuid import uuid4
 
-from broker.core.fhir.header import Release
+from broker.core.fhir.header import STATUS_EVENT, Event, Release
 from broker.core.ids import MessageIds
 
 
@@ -26,6 +26,7 @@ class Here:
     base_url: str
     ids: MessageIds
     event_prefix: str = "org.example"
+    status_event: Event = STATUS_EVENT  # of messages that ask how far another one is
     release: Release = Release.R4  # for what does not say
     hops: int = 16
     max_message: int = 32 << 20  # bytes

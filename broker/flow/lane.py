@@ -177,6 +177,10 @@ class Lane:
             if ended and self.gone is not None:
                 self.gone.add((position, number))
 
+    def may_have_left(self, position: int, number: int) -> bool:
+        """Whether a delivery that is in memory does not wait there any more: its end may not be written yet."""
+        return (position, number) in self.known and not self.ready.holds(position, number)
+
     def has_seen(self, position: int, number: int) -> bool:
         """Whether a delivery that the store handed out is in memory already, or has ended since it was asked."""
         name = (position, number)

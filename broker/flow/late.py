@@ -73,6 +73,7 @@ class LateReports:
     def _report(self, delivery: Delivery, stored: Stored | None, problem: Problem) -> NewMessage | None:
         if stored is None or not wants_bounce(delivery.policy):
             return None
+        final = problem.code != "timeout"  # who has given up for time may be tried again
         return self._reports.about(
-            delivery.position, stored.message, problem, final=True, destination=delivery.destination or None
+            delivery.position, stored.message, problem, final=final, destination=delivery.destination or None
         )

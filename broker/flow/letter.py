@@ -29,6 +29,11 @@ class Letter(msgspec.Struct, frozen=True, kw_only=True):
     destinations: tuple[str, ...]  # those that this arrival asks for; empty where none is named
 
     @property
+    def via(self) -> tuple[str, ...]:
+        """The brokers passed, as far as who says so may be believed."""
+        return self.message.envelope.via
+
+    @property
     def body(self) -> bytes:
         return self.arrival.body
 

@@ -39,6 +39,13 @@ class Ready:
                 yield from queue.ready[level]
         yield from self._large
 
+    def holds(self, position: int, number: int) -> bool:
+        """Whether this delivery waits here."""
+        return any(
+            parcel.position == position and any(delivery.number == number for delivery in parcel.deliveries)
+            for parcel in self
+        )
+
     def queues(self) -> set[Queue]:
         return {queue for turns in self._turns.values() for queue in turns} | {one.queue for one in self._large}
 

@@ -28,6 +28,7 @@ from broker.flow.here import Here
 from broker.flow.intake import Intake
 from broker.flow.letter import Letter, message_of, opened_here
 from broker.flow.meter import Meter
+from broker.flow.refusals import Refusals
 from broker.store import StoreError
 
 log = structlog.get_logger("broker.receive")
@@ -43,23 +44,26 @@ class Receiving:
         accepting: Accepting,
         intake: Intake,
         aside: Aside,
+        refusals: Refusals,
         meter: Meter,
     ) -> None:
         self._here = here
         self._accepting = accepting
         self._intake = intake
         self._aside = aside
+        self._refusals = refusals
         self._meter = meter
 
     async def __call__(self, arrival: Arrival) -> Answer:
         self._meter.received(arrival.channel)
         intake, hold, size = self._intake, arrival.hold, len(arrival.body)
+        header: Header | None = None
         try:
             if hold is None:
                 intake.enter(size)
-            else:  # it came in pieces, and was counted while it came
-                intake.check_store()
             try:
+                if hold is not None:  # it came in pieces, and was counted while it came
+                    intake.check_store()
                 header, sha256 = opened_here(arrival) if size <= ASIDE else await self._aside.opened(arrival)
                 trusted = self._here.steers(arrival.peer.party)
                 self._admit(arrival, trusted=trusted)
@@ -71,14 +75,15 @@ class Receiving:
                     hold.let_go()
             return await self._accepting.wait(taken) if isinstance(taken, Caller) else taken
         except Refusal as refusal:
-            self._refused(arrival, refusal)
+            self._refused(arrival, header, refusal)
             raise
         except StoreError as error:
             unkept = intake.failed(error)
-            self._refused(arrival, unkept)
+            self._refused(arrival, header, unkept)
             raise unkept from error
 
-    def _refused(self, arrival: Arrival, refusal: Refusal) -> None:
+    def _refused(self, arrival: Arrival, header: Header | None, refusal: Refusal) -> None:
+        self._refusals.note(arrival, header, refusal.problem)
         self._meter.refused(arrival.channel, refusal.problem.id)
         log.info(
             "refused",

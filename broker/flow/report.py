@@ -10,11 +10,15 @@ from typing import Any
 
 import structlog
 
+from broker.core.delivery import Outcome
 from broker.core.envelope import Envelope
 from broker.core.fhir.bounce import report
 from broker.core.fhir.header import Destination, Format, Header, Identifier, Release, ResponseLink
+from broker.core.fhir.issues import issues_of
+from broker.core.fhir.media import media_type
+from broker.core.fhir.write import Resource
 from broker.core.message import Fate, Message, digest_text
-from broker.core.outcome import Problem
+from broker.core.outcome import Problem, Refusal
 from broker.flow.here import Here
 from broker.flow.letter import event_type
 from broker.store import NewDelivery, NewMessage
@@ -39,9 +43,19 @@ class Reports:
             self._post(new)
 
     def about(
-        self, position: int, about: Message, problem: Problem, *, final: bool, destination: str | None
+        self,
+        position: int,
+        about: Message,
+        problem: Problem,
+        *,
+        final: bool,
+        destination: str | None,
+        outcome: Outcome | None = None,
     ) -> NewMessage | None:
-        """The report; None for what is never reported on (A-41): responses and reports."""
+        """The report; None for what is never reported on (A-41): responses and reports.
+
+        `outcome` is that of a delivery which was refused: the receiver's own words go into the report.
+        """
         if about.fate is not Fate.MESSAGE or about.header.is_response:
             return None
         here, now = self._here, self._here.now()
@@ -59,6 +73,7 @@ class Reports:
             ids=ids,
             at=now,
             response_to_destination=destination,
+            said=_said(outcome, release),
         )
         message = self._message(about, body, ids, final=final, now=now)
         return NewMessage(
@@ -93,7 +108,7 @@ class Reports:
                 source=here.endpoint,
                 type=event_type(here.event_prefix, header),
                 time=now,
-                correlationid=about.envelope.id,
+                correlationid=about.envelope.correlationid or about.envelope.id,
             ),
             media_type=_media_type(about.header.format, about.header.release),
             source=here.endpoint,
@@ -105,6 +120,16 @@ class Reports:
             fate=Fate.REPORT,
             in_reply_to=about.reference,
         )
+
+
+def _said(outcome: Outcome | None, release: Release) -> list[Resource]:
+    if outcome is None or outcome.body is None:
+        return []
+    try:
+        format = media_type(outcome.media_type or "").format
+    except Refusal:
+        return []
+    return issues_of(outcome.body, format, release=release)
 
 
 def _quoted(header: Header) -> Identifier:

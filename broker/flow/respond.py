@@ -6,7 +6,7 @@ A response is a message: it is kept like any other. It goes to the first of: the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 import msgspec
@@ -14,12 +14,13 @@ import structlog
 
 from broker.core.addressing import name_key
 from broker.core.answer import Answer, AnswerKind, Receipt
+from broker.core.conversation import is_final
 from broker.core.correlation import Candidate, Match, Verdict, match
 from broker.core.delivery import AnswerState, State
 from broker.core.fhir.header import Header
 from broker.core.identity import identity, quotable_ids, quoted_ids
 from broker.core.message import Fate, Message
-from broker.core.policy import Late, Policy
+from broker.core.policy import Late, Order, Policy, Responses
 from broker.core.resolution import How, Resolution, Whereabouts
 from broker.core.resolution import State as Standing
 from broker.core.routing import Decision, Route
@@ -75,6 +76,7 @@ class Responding:
         self._live = live
         self._defaults = defaults
         self._meter = meter
+        self._since = here.now()
 
     # -- which request
 
@@ -82,18 +84,30 @@ class Responding:
         """The request that a response answers or answered; None where it is of nothing we carried."""
         link = letter.header.response
         assert link is not None
-        found = await self._store.quoted(quoted_ids(link), CANDIDATES)
+        for _ in range(2):
+            found = await self._store.quoted(quoted_ids(link), CANDIDATES)
+            chosen = self._match(letter, found)
+            if chosen.verdict is not Verdict.UNMATCHED:
+                return Answering(match=chosen, request=next(r for r in found if r.stored.position == chosen.position))
+            # an attempt that was under way when the store was read may have ended by now: then it is read again
+            if not any(map(self._candidates, found)):
+                break
+        return None
+
+    def _match(self, letter: Letter, found: Sequence[Open]) -> Match:
         source = letter.message.source
-        chosen = match(
+        return match(
             [candidate for request in found for candidate in self._candidates(request)],
             source=letter.source_key,
             destinations=[name_key(name) for name in letter.destinations],
             is_at=lambda address: _same_address(source, address),
             lives_at=lambda address: self._lives_at(source, address),
+            hop_at=lambda address: self._is_word_of_hop(letter) and self._lives_at(letter.via[-1], address),
         )
-        if chosen.verdict is Verdict.UNMATCHED:
-            return None
-        return Answering(match=chosen, request=next(r for r in found if r.stored.position == chosen.position))
+
+    def _is_word_of_hop(self, letter: Letter) -> bool:
+        """Whether a broker on the way made the response itself: it is the first in `via`, under its own name."""
+        return bool(letter.via) and name_key(letter.via[0]) == letter.source_key
 
     def _candidates(self, request: Open) -> list[Candidate]:
         message = request.stored.message
@@ -110,7 +124,9 @@ class Responding:
                 answered=delivery.answer is AnswerState.ANSWERED,
                 carried=delivery.left
                 or delivery.state is State.DONE
-                or self._delivering.is_under_way(delivery.lane, delivery.position, delivery.number),
+                # what waits from before the start may have left just before the end, which nobody could note
+                or (delivery.state is State.WAITING and delivery.accepted < self._since)
+                or self._delivering.may_have_left(delivery.lane, delivery.position, delivery.number),
             )
             for delivery in request.deliveries
         ]
@@ -131,8 +147,11 @@ class Responding:
         policy = route.accepted[0].policy if route.accepted else self._defaults
         asked = next((d for d in answering.request.deliveries if d.number == chosen.number), None)
         drop = asked is not None and self._drops(asked.policy, chosen.position, fate)
+        message = msgspec.structs.replace(letter.message, fate=fate, in_reply_to=request.reference)
+        if letter.arrival.envelope.correlationid is None:
+            message = _in_conversation(message, request)
         return NewMessage(
-            message=msgspec.structs.replace(letter.message, fate=fate, in_reply_to=request.reference),
+            message=message,
             body=letter.body,
             digest=letter.sha256,
             source_key=letter.source_key,
@@ -144,9 +163,11 @@ class Responding:
                 policy=policy,
                 position=chosen.position if fate is Fate.ANSWER else None,
                 drop=drop,
-                response=letter.message,
+                response=message,
+                one_by_one=asked is not None and asked.policy.responses is Responses.SEVERAL,
             ),
             answers=answers,
+            final=asked is None or is_final(asked.policy, letter.header, letter.body),
         )
 
     def _drops(self, policy: Policy, request: int, fate: Fate) -> bool:
@@ -187,6 +208,7 @@ class Responding:
         now = self._here.now()
         if request.reference is not None:
             message = msgspec.structs.replace(message, in_reply_to=request.reference)
+        message = _in_conversation(message, request)
         return NewMessage(
             message=message,
             body=body,
@@ -201,8 +223,10 @@ class Responding:
                 position=answers[0],
                 drop=self._drops(policy, answers[0], Fate.ANSWER),
                 response=message,
+                one_by_one=policy.responses is Responses.SEVERAL,
             ),
             answers=answers,
+            final=is_final(policy, message.header, body),
         )
 
     def way_back(
@@ -214,13 +238,20 @@ class Responding:
         position: int | None = None,
         drop: bool = False,
         response: Message | None = None,
+        one_by_one: bool = False,
     ) -> tuple[NewDelivery, ...]:
-        """The delivery of a response (or report) to who sent `request`; `position` where a caller may wait for it."""
-        if position is not None and self._callers.waits(position):
+        """The delivery of a response (or report) to who sent `request`; `position` where a caller may wait for it.
+
+        `one_by_one`: others follow it, in the order in which they came.
+        """
+        if position is not None and self._callers.waits_alone(position):
             return (self._to(CALLER, request, now, policy, state=State.DONE),)
         address, found = self._address_back(request)
         if drop or address is None:
             return (self._to("", request, now, policy, state=State.LOGGED),)
+        policy = policy or self._defaults
+        if one_by_one and policy.order is Order.NONE:
+            policy = msgspec.structs.replace(policy, order=Order.CORRELATION)
         return (self._to(address, request, now, policy, state=State.WAITING, found=found, response=response),)
 
     def _to(
@@ -300,6 +331,16 @@ class Responding:
             if request is not None and response.message.fate is Fate.ANSWER:
                 await self._add_return(response.position, request.message, response.message)
 
+    async def return_untold(self, position: int) -> None:
+        """Who sends a request again and does not wait may have died over the answer that it was given (R4: our response
+        got lost): what went to a caller only takes the return path too, once."""
+        for response in await self._store.answers_to(position):
+            if response.message.fate is Fate.ANSWER:
+                ways = await self._store.deliveries(response.position)
+                request = await self._store.stored(position) if all(way.address == CALLER for way in ways) else None
+                if request is not None:
+                    await self._add_return(response.position, request.message, response.message)
+
     def _return(self, position: int, new: NewMessage) -> None:
         assert new.answers is not None
         self._delivering.spawn(self._return_one(position, new.answers[0], new.message), "return a response")
@@ -331,6 +372,15 @@ class Responding:
                     kind=AnswerKind.RESPONSE, receipt=receipt, body=body, media_type=response.message.media_type
                 )
         return None
+
+
+def _in_conversation(response: Message, request: Message) -> Message:
+    """What its sender has not put into a conversation belongs to that of its request: one id for all of it (W-40)."""
+    correlation = request.envelope.correlationid
+    if correlation is None:
+        return response
+    envelope = msgspec.structs.replace(response.envelope, correlationid=correlation)
+    return msgspec.structs.replace(response, envelope=envelope)
 
 
 def _same_address(source: str | None, address: str) -> bool:

@@ -158,7 +158,8 @@ class Settling:
             header, sha256 = await self._aside.opened(arrival)
         except Refusal as refusal:
             return None, f"{result.note}; its answer is no message that we can read: {refusal}"
-        if not await self.answers.is_answer(header, parcel.position, parcel.message):
+        is_answer = await self.answers.is_answer(header, parcel.position, parcel.message)
+        if not is_answer or _speaks_for_another(header, parcel.message, deliveries):
             self._schedule.spawn(self._arrives(arrival), "a message in an answer")
             return None, f"{result.note} that is not the response to this one"
         message = message_of(
@@ -203,7 +204,7 @@ class Settling:
     ) -> None:
         """One transaction: the deliveries' end, and the response or the report that comes of it."""
         position = deliveries[0].position
-        if comes is None and end.report is not None and not self._callers.waits(position):
+        if comes is None and end.report is not None and not self._callers.waits_alone(position):
             comes = self._report(position, deliveries, message, end)
         # the caller waits for it, or what comes next in its stream, or the source for its answer; a report can wait
         soon = self._callers.waits(position) or deliveries[0].policy.order is not Order.NONE
@@ -219,7 +220,9 @@ class Settling:
         if not attempts.wants_bounce(deliveries[0].policy):
             return None
         names = " ".join(d.destination for d in deliveries if d.destination)
-        return self.reports.about(position, message, end.report, final=end.final, destination=names or None)
+        return self.reports.about(
+            position, message, end.report, final=end.final, destination=names or None, outcome=end.outcome
+        )
 
     def _settled(
         self,
@@ -336,3 +339,13 @@ class Settling:
                 self._schedule.poke()
 
         self._store.settle(Settlement(change=change)).add_done_callback(written)
+
+
+def _speaks_for_another(header: Header, request: Message, deliveries: Sequence[Delivery]) -> bool:
+    """Whether a response is that of another destination of its request, which has a delivery of its own.
+
+    A gateway that had them one by one answers each of those who wait with the first response that it has.
+    """
+    source = name_key(header.source) if header.source else ""
+    named = {name_key(one.endpoint) for one in request.header.destinations if one.endpoint}
+    return source in named and all(name_key(delivery.destination) != source for delivery in deliveries)

@@ -6,6 +6,7 @@ import asyncio
 
 import structlog
 
+from broker.core.delivery import AnswerState
 from broker.core.outcome import Problem, Severity, Who
 from broker.flow.deliver import Delivering
 from broker.flow.here import Here
@@ -52,21 +53,16 @@ class Sweeping:
             self._delivering.settling.expire(delivery, stored.message)
 
     async def _unanswered(self, delivery: Delivery) -> None:
-        problem = Problem(
-            code="timeout",
-            id="no-answer",
-            who=Who.RECEIVER,
-            text="the message was delivered, and no response has come in the time that was given for it",
-        )
-        report = None
         stored = await self._store.stored(delivery.position)
+        state, problem = _unanswered(delivery)
+        report = None
         # M-34: `on-error` and `never` mean that silence is the answer
         silent = stored is not None and stored.message.header.response_request in ("on-error", "never")
-        if stored is not None and not silent and delivery.policy.bounce == "always":
+        if problem is not None and stored is not None and not silent and delivery.policy.bounce == "always":
             report = self._reports.about(
                 delivery.position, stored.message, problem, final=False, destination=delivery.destination or None
             )
-        settled = await self._store.missing(delivery.position, delivery.number, self._here.now(), report)
+        settled = await self._store.missing(delivery.position, delivery.number, self._here.now(), report, state)
         self._came(settled, report)
 
     async def _unread(self, mailbox: str, position: int) -> None:
@@ -90,3 +86,23 @@ class Sweeping:
     def _came(self, settled: Settled, report: NewMessage | None) -> None:
         if settled.came is not None and report is not None:
             self._delivering.settling.came(settled.came, report)
+
+
+def _unanswered(delivery: Delivery) -> tuple[AnswerState, Problem | None]:
+    """What becomes of an open answer whose time is over, and what the source is told."""
+    if delivery.answered_by is None:
+        return AnswerState.MISSING, Problem(
+            code="timeout",
+            id="no-answer",
+            who=Who.RECEIVER,
+            text="the message was delivered, and no response has come in the time that was given for it",
+        )
+    if not delivery.policy.final:
+        return AnswerState.ANSWERED, None  # nobody has said what the last response looks like: time alone ends it
+    return AnswerState.MISSING, Problem(
+        code="timeout",
+        id="no-final-answer",
+        who=Who.RECEIVER,
+        text="the message was delivered and answered, but the final response has not come in the time that was given"
+        " for it; do not send the message again",
+    )

@@ -43,6 +43,7 @@ class NewDelivery(msgspec.Struct, frozen=True, kw_only=True):
     priority: int = 0  # the higher goes first among what is due in its lane
     answer: AnswerState = AnswerState.NONE
     answer_by: datetime | None = None
+    behind: tuple[int, int] | None = None  # position and number of a delivery that must have ended before it leaves
     stream: bytes | None = None  # core.stream, where a rule asks for order: the store says whose turn it is
 
 
@@ -58,6 +59,7 @@ class NewMessage(msgspec.Struct, frozen=True, kw_only=True):
     quotes: tuple[str, ...]  # further ids by which a response may quote it
     deliveries: tuple[NewDelivery, ...]
     answers: tuple[int, int] | None = None  # position and number of the delivery that it answers
+    final: bool = True  # of a response: no other is looked for; otherwise the answer stays open
     reports_on: int | None = None  # position of the message that it is our report on
 
 
@@ -171,6 +173,7 @@ class Released(msgspec.Struct, frozen=True, kw_only=True):
 class Withdrawn(msgspec.Struct, frozen=True, kw_only=True):
     numbers: tuple[int, ...]
     released: tuple[tuple[str, str], ...] = ()  # as with Kept
+    came: Kept | Copy | None = None  # the report of it, where anything was withdrawn
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
@@ -325,7 +328,10 @@ class Store(Protocol):
     def claim(
         self, lane: str, wanted: Mapping[str, int], now: datetime, fresh: datetime, until: datetime
     ) -> Future[Claimed]: ...
-    def withdraw(self, position: int, at: datetime, why: str, under_way: Collection[int]) -> Future[Withdrawn]: ...
+    def withdraw(  # with an outcome it is for good: a copy does not ask for it anew
+        self, position: int, at: datetime, why: str, under_way: Collection[int],
+        outcome: Outcome | None = None, report: NewMessage | None = None,
+    ) -> Future[Withdrawn]: ...  # fmt: skip
     def redrive(self, position: int, number: int, at: datetime, expiry: datetime) -> Future[Released | None]: ...
     def drop(self, position: int, number: int, at: datetime, why: str) -> Future[Released | None]: ...
     def resume(self, position: int, number: int, at: datetime) -> Future[Released | None]: ...
@@ -334,7 +340,10 @@ class Store(Protocol):
     ) -> Future[int]: ...
     def hold_lane(self, hold: Hold) -> Future[None]: ...
     def resume_lane(self, lane: str) -> Future[bool]: ...
-    def missing(self, position: int, number: int, at: datetime, report: NewMessage | None) -> Future[Settled]: ...
+    def missing(  # an open answer is looked for no longer
+        self, position: int, number: int, at: datetime, report: NewMessage | None,
+        state: AnswerState = AnswerState.MISSING,
+    ) -> Future[Settled]: ...  # fmt: skip
     def fail_later(
         self, position: int, number: int, state: State, step: Step, outcome: Outcome, report: NewMessage | None
     ) -> Future[Settled]: ...

@@ -11,6 +11,7 @@ import msgspec
 
 from broker.core import message as messages
 from broker.core.delivery import GIVEN_UP, AnswerState, Event, State, Step, story
+from broker.core.ledger import NEGATIVE
 from broker.core.message import Fate
 from broker.store import BEHIND, Copy, Kept, NewDelivery, NewMessage, streams
 from broker.store.claims import pack
@@ -27,12 +28,12 @@ from broker.store.transaction import Transaction
 
 INSERT_MESSAGE = (
     "INSERT INTO message (position, accepted, fate, answers, answers_number, event, source, quoted, media, format,"
-    " release, digest, about, claims, file, body) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+    " release, digest, about, claims, file, body, negative) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
 )
 INSERT_DELIVERY = (
     "INSERT INTO delivery (position, number, destination, key, address, lane, state, due, expiry, accepted, policy,"
-    " rule, fixed, mailbox, answer, answer_by, ended, priority, stream, turn)"
-    " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+    " rule, fixed, mailbox, answer, answer_by, ended, priority, stream, turn, source)"
+    " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
 )
 INSERT_MAIL = "INSERT OR IGNORE INTO mail (mailbox, position, unread_by) VALUES (?,?,?)"
 
@@ -59,32 +60,37 @@ def accept(
     tx.last = position
     tx.claims.enter(rows)
     if answered is None:
-        open_until_now = new.answers is not None and _close_answer(tx, new.answers, position)
+        open_until_now = new.answers is not None and _answer(tx, new.answers, position, final=new.final)
     else:
         open_until_now = answered(position)
     message, header = new.message, new.message.header
+    link = header.response
     fate = message.fate if open_until_now or message.fate is not Fate.ANSWER else Fate.DOUBLE
     tx.add(
         INSERT_MESSAGE,
         (
             position, tx.now, fate, *(new.answers or (new.reports_on, None)), str(header.event), new.source_key,
-            None if header.response is None else str(header.response.identifier),
+            None if link is None else str(link.identifier),
             message.media_type, str(header.format), str(header.release), new.digest, messages.encode(message),
             pack(rows), file, None if file else new.body,
+            None if link is None or link.code not in NEGATIVE else link.code,
         ),
     )  # fmt: skip
-    numbers, behind = _add(tx, position, new.deliveries, {})
+    numbers, behind = _add(tx, position, new.deliveries, {}, source)
     released = tx.take_released() if tx.released else ()
     return Kept(position=position, numbers=numbers, answered=open_until_now, behind=behind, released=released)
 
 
-def _close_answer(tx: Transaction, answers: tuple[int, int], position: int) -> bool:
-    """The response is here: the delivery has its answer, and if it still waits, it needs no further attempt."""
-    closed = tx.db.execute(
+def _answer(tx: Transaction, answers: tuple[int, int], position: int, *, final: bool) -> bool:
+    """The response is here: the delivery has its answer, and if it still waits, it needs no further attempt.
+
+    Where others are to follow, the answer stays open, and the delivery shows the latest.
+    """
+    was_open = tx.db.execute(
         "UPDATE delivery SET answer = ?, answered_by = ? WHERE position = ? AND number = ? AND answer = ?",
-        (AnswerState.ANSWERED, position, *answers, AnswerState.OPEN),
+        (AnswerState.ANSWERED if final else AnswerState.OPEN, position, *answers, AnswerState.OPEN),
     ).rowcount
-    if not closed:
+    if not was_open:
         return False
     row = tx.db.execute(
         "SELECT state, steps, stream FROM delivery WHERE position = ? AND number = ?", answers
@@ -123,14 +129,20 @@ def add(
     asked = {new.key for new in deliveries}
     if whole is not None and not (asked <= taken.keys() - withdrawn.keys() or _has_body(tx, position, *whole)):
         return Kept(position=position, numbers=(0,) * len(deliveries))
-    added, behind = _add(tx, position, deliveries, taken)
+    source = _source_of(tx, position)
+    added, behind = _add(tx, position, deliveries, taken, source)
     numbers = list(added)
     for place, new in enumerate(deliveries):
         if new.key in withdrawn:
             numbers[place] = withdrawn[new.key]
-            if _revive(tx, position, numbers[place], new):
+            if _revive(tx, position, numbers[place], new, source):
                 behind += (numbers[place],)
     return Kept(position=position, numbers=tuple(numbers), behind=behind, released=tx.take_released())
+
+
+def _source_of(tx: Transaction, position: int) -> bytes | None:
+    row = tx.db.execute("SELECT source FROM message WHERE position = ?", (position,)).fetchone()
+    return None if row is None else source_digest(row[0])
 
 
 def _asks_for_a_resend(tx: Transaction, response: int) -> bool:
@@ -161,7 +173,7 @@ def _has_body(tx: Transaction, position: int, body: bytes, digest: bytes) -> boo
     return True
 
 
-def _revive(tx: Transaction, position: int, number: int, new: NewDelivery) -> bool:
+def _revive(tx: Transaction, position: int, number: int, new: NewDelivery, source: bytes | None) -> bool:
     """A copy asks anew for what had been withdrawn before it left, or was given up; says whether it has to wait."""
     where = (position, number)
     kept, stream = tx.db.execute(
@@ -170,7 +182,7 @@ def _revive(tx: Transaction, position: int, number: int, new: NewDelivery) -> bo
     tx.db.execute("DELETE FROM delivery WHERE position = ? AND number = ?", where)
     if stream is not None:
         streams.let_go(tx, stream, *where)
-    waits = _insert(tx, position, number, new)
+    waits = _insert(tx, position, number, new, source)
     if stream is not None:
         streams.advance(tx, stream)
     steps = story(decode_steps(kept) if kept else (), Step(at=moment(tx.now), what=Event.REDRIVEN.value, note="a copy"))
@@ -179,7 +191,7 @@ def _revive(tx: Transaction, position: int, number: int, new: NewDelivery) -> bo
 
 
 def _add(
-    tx: Transaction, position: int, deliveries: Sequence[NewDelivery], taken: dict[str, int]
+    tx: Transaction, position: int, deliveries: Sequence[NewDelivery], taken: dict[str, int], source: bytes | None
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The numbers of all, and of those that have to wait for others of their stream."""
     numbers: list[int] = []
@@ -189,15 +201,17 @@ def _add(
             numbers.append(0)
             continue
         number = taken[delivery.key] = len(taken) + 1
-        if _insert(tx, position, number, delivery):
+        if _insert(tx, position, number, delivery, source):
             behind += (number,)
         numbers.append(number)
     return tuple(numbers), behind
 
 
-def _insert(tx: Transaction, position: int, number: int, new: NewDelivery) -> bool:
+def _insert(tx: Transaction, position: int, number: int, new: NewDelivery, source: bytes | None) -> bool:
     """Says whether it has to wait for another of its stream."""
     turn, waits = None, False
+    if new.behind is not None:
+        new = _follow(tx, new, *new.behind)
     if new.stream is not None:
         turn, waits = streams.join(tx, new.stream, position)
         if waits:  # also what would be in its mailbox already: it is put there in its turn
@@ -209,12 +223,27 @@ def _insert(tx: Transaction, position: int, number: int, new: NewDelivery) -> bo
             position, number, new.destination, new.key, new.address, new.lane, new.state, micros(new.due),
             micros(new.expiry), tx.now, tx.policy_id(new.policy), new.rule, new.fixed, mailbox, new.answer,
             None if new.answer_by is None else micros(new.answer_by), None if new.state is State.WAITING else tx.now,
-            new.priority, new.stream, turn,
+            new.priority, new.stream, turn, source,
         ),
     )  # fmt: skip
     if mailbox is not None:
         put_into(tx, mailbox, position, new.unread_by)
     return waits
+
+
+def _follow(tx: Transaction, new: NewDelivery, position: int, number: int) -> NewDelivery:
+    """In the stream of what it must not overtake, if that still waits; where that has none, in one of these two."""
+    where = (position, number)
+    row = tx.db.execute("SELECT state, stream FROM delivery WHERE position = ? AND number = ?", where).fetchone()
+    if row is None or row[0] != State.WAITING:
+        return new
+    stream = row[1]
+    if stream is None:
+        stream = id_digest(f"behind:{position}:{number}")
+        tx.db.execute(
+            "UPDATE delivery SET stream = ?, turn = ? WHERE position = ? AND number = ?", (stream, position, *where)
+        )
+    return msgspec.structs.replace(new, stream=stream)
 
 
 def put_into(tx: Transaction, mailbox: int, position: int, unread_by: datetime | None) -> None:

@@ -35,7 +35,13 @@ UPDATE_ANSWERED = (
 
 def settle(tx: Transaction, settlement: Settlement, file: str | None) -> Settled:
     comes, what = settlement.comes, settlement.change
-    if comes is not None and what.first and comes.answers == (what.position, *what.numbers) and not tx.careful:
+    if (
+        comes is not None
+        and what.first
+        and comes.answers == (what.position, *what.numbers)
+        and comes.final
+        and not tx.careful
+    ):
         came = accept(tx, comes, file, answered=partial(_answered_at_once, tx, what))
         if not isinstance(came, Copy):
             return Settled(changed=1, came=came)
@@ -127,16 +133,26 @@ def _write_change(tx: Transaction, what: Change, number: int, row: Sequence[Any]
         streams.ended(tx, row[7], what.position, number, what.state, tx.policies(row[5]).on_refused)
 
 
-def withdraw(tx: Transaction, position: int, at: datetime, why: str, under_way: Collection[int]) -> Withdrawn:
-    """Withdraws the deliveries that wait and of which surely nothing has left."""
+def withdraw(
+    tx: Transaction,
+    position: int,
+    at: datetime,
+    why: str,
+    under_way: Collection[int],
+    outcome: Outcome | None,
+    report: NewMessage | None,
+) -> Withdrawn:
+    """Withdraws the deliveries that wait and of which surely nothing has left; with an outcome, for good."""
     rows = tx.db.execute(
         "SELECT number FROM delivery WHERE position = ? AND state = 0 AND has_left = 0", (position,)
     ).fetchall()
     numbers = tuple([row[0] for row in rows if row[0] not in under_way])
     step = Step(at=at, what=Event.CANCELLED.value, note=why)
     change(tx, Change(position=position, numbers=numbers, state=State.WITHDRAWN, step=step, attempted=False,
-                      answer=AnswerState.CLOSED))  # fmt: skip
-    return Withdrawn(numbers=numbers, released=tx.take_released())
+                      answer=AnswerState.CLOSED, outcome=outcome))  # fmt: skip
+    released = tx.take_released()
+    came = accept(tx, report, None) if numbers and report is not None else None
+    return Withdrawn(numbers=numbers, released=released, came=came)
 
 
 def redrive(tx: Transaction, position: int, number: int, at: datetime, expiry: datetime) -> Released | None:
@@ -230,10 +246,10 @@ def fail_later(
     return Settled(changed=1, came=accept(tx, report, None) if report else None)
 
 
-def missing(tx: Transaction, position: int, number: int, report: NewMessage | None) -> Settled:
-    """The answer time is over: the answer is looked for no longer, and the source is told."""
+def missing(tx: Transaction, position: int, number: int, report: NewMessage | None, state: AnswerState) -> Settled:
+    """The answer is looked for no longer: its time is over, and the source is told, or nobody wants it any more."""
     changed = tx.db.execute(
         "UPDATE delivery SET answer = ? WHERE position = ? AND number = ? AND answer = ?",
-        (AnswerState.MISSING, position, number, AnswerState.OPEN),
+        (state, position, number, AnswerState.OPEN),
     ).rowcount
     return Settled(changed=changed, came=accept(tx, report, None) if changed and report else None)

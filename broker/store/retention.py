@@ -22,6 +22,7 @@ LONG = 0.001  # seconds of one transaction: others wait for it, and what it chan
 AT_ONCE = 16  # messages in one transaction: each changes some pages, which cost most where all of them are in memory
 HELD_AT_ONCE = 500  # looks at what is held in a round of steps: many may stay for good (dead letters)
 PAGES = 16 << 10  # bytes that a message which is looked at adds to the log, about
+DAY = 86_400_000_000  # microseconds
 SOON = 3_600_000_000  # microseconds: an end so soon after the acceptance is as good as at once
 
 KINDS = ("body", "mailbox", "identity", "trace")
@@ -57,7 +58,9 @@ def retain(tx: Transaction, older: Cutoffs) -> tuple[Removed, list[str]]:
         if not left:
             break
     more = not left or tx.held_looks < HELD_AT_ONCE
-    if not more:  # the next round goes on with what is held where this one stopped
+    if not more:
+        tx.db.execute("DELETE FROM refusal WHERE day < ?", (round.cutoffs["trace"] // DAY,))
+        # the next round goes on with what is held where this one stopped
         tx.held_looks = 0
     return Removed(**round.went, more=more), round.files
 

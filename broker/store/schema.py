@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
-VERSION = 4
+VERSION = 5
 
 # Inside, ids are integers and times are microseconds since 1970 (UTC). `message` is only ever appended to and read by
 # position. `claim` is the one place where ids that senders made are looked up: `tie` 0 is the claim of an identity,
@@ -27,10 +27,12 @@ CREATE TABLE message (
     digest   BLOB NOT NULL,
     about    BLOB NOT NULL,      -- core.message.Message
     claims   BLOB,               -- store.claims: the ids by which it is found
+    negative TEXT,               -- response.code, of a response that is no good receipt
     file     TEXT,               -- where the body is, if not here
     body     BLOB
 );
 CREATE INDEX message_answers ON message (answers) WHERE answers IS NOT NULL;
+CREATE INDEX message_negative ON message (answers, answers_number, negative) WHERE negative IS NOT NULL;
 
 CREATE TABLE claim (
     id       BLOB NOT NULL,      -- 16-byte digest of an id
@@ -68,6 +70,7 @@ CREATE TABLE delivery (
     stream   BLOB,               -- core.stream: 16 bytes, where a rule asks for order; what waits behind another
     turn     INTEGER,            -- of its stream is due in the far future, whoever has the lowest turn goes first
     priority INTEGER NOT NULL DEFAULT 0,
+    source   BLOB,               -- 8-byte digest of the message's source; NULL in rows of older releases
     PRIMARY KEY (position, number)
 ) WITHOUT ROWID;
 -- Some end with the column of their own condition: without it, SQLite looks the row of each entry up for that.
@@ -113,6 +116,17 @@ CREATE TABLE hold (
     ordered  INTEGER NOT NULL
 ) WITHOUT ROWID;
 
+CREATE TABLE refusal (           -- what was refused at the door, counted
+    day      INTEGER NOT NULL,   -- since 1970, UTC
+    source   TEXT NOT NULL,      -- comparison key
+    party    TEXT NOT NULL,
+    error    TEXT NOT NULL,
+    code     TEXT NOT NULL,
+    destination TEXT NOT NULL,   -- of what was wrongly addressed
+    count    INTEGER NOT NULL,
+    PRIMARY KEY (day, source, party, error, code, destination)
+) WITHOUT ROWID;
+
 CREATE TABLE note (
     position INTEGER NOT NULL,
     at       INTEGER NOT NULL,
@@ -153,10 +167,25 @@ CREATE INDEX delivery_answer ON delivery (answer_by, answer) WHERE answer = 1;
 CREATE INDEX delivery_dead ON delivery (position, state) WHERE state = 2;
 """
 
+# From version 4: the receipt ledger. Of deliveries that are there, the source is found by their message.
+LEDGER = """
+ALTER TABLE message ADD COLUMN negative TEXT;
+ALTER TABLE delivery ADD COLUMN source BLOB;
+UPDATE message SET negative = json_extract(about, '$.header.response.code')
+    WHERE answers IS NOT NULL AND answers_number IS NOT NULL
+    AND json_extract(about, '$.header.response.code') IN ('transient-error', 'fatal-error');
+CREATE INDEX message_negative ON message (answers, answers_number, negative) WHERE negative IS NOT NULL;
+CREATE TABLE refusal (
+    day INTEGER NOT NULL, source TEXT NOT NULL, party TEXT NOT NULL, error TEXT NOT NULL, code TEXT NOT NULL,
+    destination TEXT NOT NULL, count INTEGER NOT NULL, PRIMARY KEY (day, source, party, error, code, destination)
+) WITHOUT ROWID;
+"""
+
 UPGRADES = {  # from this version to the next; statements end with `;` at the end of a line
     1: "CREATE TABLE held (position INTEGER PRIMARY KEY);\n",
     2: STREAMS + LANES,
     3: COUNTED,
+    4: LEDGER,
 }
 
 

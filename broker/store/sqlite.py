@@ -14,12 +14,12 @@ from asyncio import Future
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from broker.core.delivery import Outcome, State, Step
+from broker.core.delivery import AnswerState, Outcome, State, Step
 from broker.core.hold import Hold
 from broker.store import (
     Claimed,
@@ -50,6 +50,7 @@ from broker.store import (
     Withdrawn,
     acceptance,
     changes,
+    ledger_sqlite,
     notes,
     reader,
     retention,
@@ -57,6 +58,7 @@ from broker.store import (
     stream_reader,
 )
 from broker.store.bodies import LARGE, Bodies
+from broker.store.ledger import Page, Refused, RefusedAs, Span, Sum
 from broker.store.log import MAX_WAL, Log, connect
 from broker.store.reader import Reader
 from broker.store.rows import micros
@@ -192,8 +194,26 @@ class SqliteStore:
             )
         )
 
-    def withdraw(self, position: int, at: datetime, why: str, under_way: Collection[int]) -> Future[Withdrawn]:
-        return self._writer.submit(partial(changes.withdraw, position=position, at=at, why=why, under_way=under_way))
+    def withdraw(
+        self,
+        position: int,
+        at: datetime,
+        why: str,
+        under_way: Collection[int],
+        outcome: Outcome | None = None,
+        report: NewMessage | None = None,
+    ) -> Future[Withdrawn]:
+        return self._writer.submit(
+            partial(
+                changes.withdraw,
+                position=position,
+                at=at,
+                why=why,
+                under_way=under_way,
+                outcome=outcome,
+                report=report,
+            )
+        )
 
     def redrive(self, position: int, number: int, at: datetime, expiry: datetime) -> Future[Released | None]:
         return self._writer.submit(partial(changes.redrive, position=position, number=number, at=at, expiry=expiry))
@@ -217,8 +237,17 @@ class SqliteStore:
     def resume_lane(self, lane: str) -> Future[bool]:
         return self._writer.submit(partial(schedule.resume, lane=lane))
 
-    def missing(self, position: int, number: int, at: datetime, report: NewMessage | None) -> Future[Settled]:
-        return self._writer.submit(partial(changes.missing, position=position, number=number, report=report))
+    def missing(
+        self,
+        position: int,
+        number: int,
+        at: datetime,
+        report: NewMessage | None,
+        state: AnswerState = AnswerState.MISSING,
+    ) -> Future[Settled]:
+        return self._writer.submit(
+            partial(changes.missing, position=position, number=number, report=report, state=state)
+        )
 
     def fail_later(
         self, position: int, number: int, state: State, step: Step, outcome: Outcome, report: NewMessage | None
@@ -371,6 +400,23 @@ class SqliteStore:
 
     async def dead(self, limit: int, after: int) -> tuple[DeadLetter, ...]:
         return await self._read(reader.dead, limit, after)
+
+    # -- the receipt ledger
+
+    def refused(self, counts: Mapping[RefusedAs, int]) -> Future[None]:
+        return self._writer.submit(partial(ledger_sqlite.refused, counts=counts), soon=False)
+
+    async def span(self, begins: datetime, ends: datetime) -> Span:
+        return await self._read(ledger_sqlite.span, micros(begins), micros(ends))
+
+    async def sums(self, span: Span, now: datetime) -> tuple[Sum, ...]:
+        return await self._read(ledger_sqlite.sums, span, micros(now), on=self._counter)
+
+    async def lines(self, span: Span, now: datetime, limit: int) -> Page:
+        return await self._read(ledger_sqlite.lines, span, micros(now), limit, on=self._counter)
+
+    async def refusals(self, first: date, last: date, limit: int) -> tuple[Refused, ...]:
+        return await self._read(ledger_sqlite.refusals, first, last, limit)
 
     async def counts(self) -> Counts:
         return await self._tally.counts()

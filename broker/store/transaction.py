@@ -10,7 +10,7 @@ import sqlite3
 from typing import Any
 
 from broker.core.policy import Policy
-from broker.store import Kept
+from broker.store import Kept, Settled
 from broker.store.claims import Claims
 from broker.store.rows import (
     Policies,
@@ -95,9 +95,10 @@ class Transaction:
         self.released: list[tuple[str, str]] = []  # lane and destination of what its stream let go
 
     def spend(self, outcome: Any) -> None:
-        """Somebody has heard of what could not be kept after all: its position is not given to another message."""
-        if isinstance(outcome, Kept):
-            self.last = max(self.last, outcome.position)
+        """What could not be kept after all leaves its position unused: others of its group have heard of theirs."""
+        came = outcome.came if isinstance(outcome, Settled) else outcome
+        if isinstance(came, Kept):
+            self.last = max(self.last, came.position)
 
     def take_released(self) -> tuple[tuple[str, str], ...]:
         """What an operation tells of the streams that it let go on."""

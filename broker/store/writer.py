@@ -205,7 +205,9 @@ class Writer:
             if len(group) > 1:
                 for job in group:  # in their order, so that each gets the position that it was told
                     self._commit([job], again=True)
-            elif isinstance(error, sqlite3.Error):
+                return
+            self._tx.spend(getattr(group[0], "outcome", None))  # none where it never came to be done
+            if isinstance(error, sqlite3.Error):
                 self._failed(group[0], error)
             else:  # a bug in the operation: its caller learns of it, the others go on
                 self._tell(group, error)

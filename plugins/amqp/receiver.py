@@ -22,7 +22,9 @@ from plugins.amqp.settings import AmqpSettings, Consume
 log = structlog.get_logger("plugins.amqp")
 
 LATER = (Busy, StoreUnavailable, NotKnownYet)  # the same message may be taken in a moment
-SHORTEST_HOLD, LONGEST_HOLD = 0.5, 30.0  # seconds that a message waits in hand until it is offered again
+# Seconds that a message waits in hand until it is offered again. What `retry_after` says is for those who would have to
+# send it once more; for us a try costs nothing, and room that is free again should not wait for us.
+SHORTEST_HOLD, LONGEST_HOLD = 0.5, 5.0
 USER = "user-id"
 PUBLISH = 10.0  # seconds, to connect and for the confirm
 

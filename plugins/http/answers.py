@@ -14,6 +14,9 @@ from broker.core.fhir.receipt import Kind, receipt_bytes
 from broker.core.outcome import Problem, Who
 from broker.web import (
     DEFAULT_RELEASE,
+    ENDPOINT,
+    REFUSED_AT,
+    REFUSED_BY,
     Asking,
     Reply,
     content_type_of,
@@ -27,7 +30,6 @@ from plugins.http.digest import attribute_of, content_digest
 # What a receiver may say to the caller through us. The rest speaks of our own request to it (its 401, 405, 411, a
 # redirect) or is nothing that HTTP knows: to the caller the next hop answered rubbish, 502.
 PASSED_ON = frozenset({400, 403, 404, 409, 410, 412, 413, 415, 422, 451, 500, 501, 502, 503, 504})
-REFUSED_BY = "X-Refused-By"  # sender, broker or receiver, since a receiver's own outcome is passed on unchanged
 
 
 class Answering:
@@ -89,6 +91,11 @@ class Answering:
     async def _refused(self, answer: Answer) -> Reply:
         problem = answer.problem or UNSAID
         headers = {REFUSED_BY: problem.who.value}
+        passed_on = bool(answer.body) and answer.status in PASSED_ON
+        # a receiver's own words have no broker behind them
+        speaker = problem.at or ("" if passed_on else self._request.app[ENDPOINT])
+        if speaker:
+            headers[REFUSED_AT] = speaker
         if answer.body and answer.status in PASSED_ON:
             return await _as_it_came(answer.status, answer.body, answer.media_type, headers)
         if answer.status is None:

@@ -32,8 +32,10 @@ from plugins.http.address import without_query
 
 LATER = frozenset({401, 408, 425, 429})  # X-62; 401 is trouble with our credentials, which somebody mends
 OF_PEER = frozenset({429, 503})
+LONGEST_NAME = 300  # characters of an endpoint
 LONGEST_RETRY_AFTER = timedelta(days=7)  # a peer's typing error is not to outlive every message
 
+_WHO = frozenset(who.value for who in Who)
 _CODES = {
     400: "processing",
     403: "forbidden",
@@ -61,6 +63,8 @@ class HttpAnswer(msgspec.Struct, frozen=True, kw_only=True):
     content_type: str = ""
     location: str = ""
     retry_after: str | None = None
+    refused_by: str = ""  # as a broker writes it: who failed, and which broker says so
+    refused_at: str = ""
     body: bytes | None = b""
     now: datetime
 
@@ -208,11 +212,19 @@ def _refused(answer: HttpAnswer) -> Refused:
     text = f"The receiver refused the message with {said(answer.status)} and {how}."
     return Refused(
         note=said(answer.status),
-        problem=_problem(answer.status, text),
+        problem=_as_told(_problem(answer.status, text), answer),
         status=answer.status,
         body=answer.body if outcome else None,
         media_type=_outcome_type(answer, outcome) if outcome else None,
     )
+
+
+def _as_told(problem: Problem, answer: HttpAnswer) -> Problem:
+    """Where a broker refused, or one behind it, it has said who failed and who speaks."""
+    at = answer.refused_at
+    if answer.refused_by not in _WHO or not at or len(at) > LONGEST_NAME or not (at.isascii() and at.isprintable()):
+        return problem
+    return msgspec.structs.replace(problem, who=Who(answer.refused_by), at=at)
 
 
 def _problem(status: int, text: str, *, id: str = "refused-by-receiver") -> Problem:

@@ -99,8 +99,12 @@ class Client:
             except NoAnswer as no:
                 if connection is not kept or not no.untouched or self._gone is not None:
                     raise
+                died = no
             # The peer had closed it, most likely before it read anything; if it did read, it gets a copy (promise 2).
-            connection = await self._dial(target.origin, min(to_connect, until - now()))
+            try:
+                connection = await self._dial(target.origin, min(to_connect, until - now()))
+            except NoAnswer as none:  # but then nobody may say that nothing has left
+                raise died from none
             wait = min(wait, until - now())
 
     async def stop(self) -> None:

@@ -102,7 +102,8 @@ class HttpSender:
             return begin + write_envelope(envelope)
         if not transmission.caller_waits:
             return begin + write_envelope(msgspec.structs.replace(envelope, timeleft=None))  # absent = nobody waits
-        prefer = f"Prefer: wait={timeleft // 1000}\r\n" if timeleft >= 1000 else ""
+        # as we were asked (line 4): a caller that did not say it is content when the receiver has taken the message
+        prefer = f"Prefer: wait={timeleft // 1000}\r\n" if transmission.listens_on else ""
         return begin + write_envelope(envelope) + prefer
 
     def _begin_of(self, media_type: str) -> str:
@@ -184,6 +185,8 @@ async def _not_taken(response: Response, address: str) -> Attempted:
         content_type=response.first(b"content-type") or "",
         location=response.first(b"location") or "",
         retry_after=response.first(b"retry-after"),
+        refused_by=response.first(b"x-refused-by") or "",
+        refused_at=response.first(b"x-refused-at") or "",
         body=body,
         now=datetime.now(UTC),
     )

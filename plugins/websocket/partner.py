@@ -70,6 +70,7 @@ class Partner:
         self._connection: ClientConnection | None = None
         self._reading: asyncio.Task[None] | None = None
         self._sweeper: asyncio.TimerHandle | None = None
+        self._closing: asyncio.Future[None] | None = None
         self._used = 0.0
 
     @property
@@ -218,8 +219,7 @@ class Partner:
         loop = asyncio.get_running_loop()
         since = loop.time() - self._used
         if since >= self._idle and not self._waiting and not self._arrivals:
-            if self._reading is not None:
-                self._reading.cancel()
+            self._closing = asyncio.ensure_future(self.close())
             return
         self._sweeper = loop.call_later(max(self._idle - since, 1.0), self._look_again)
 
@@ -237,7 +237,7 @@ class Partner:
         if self._connection is not None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(GOOD_BYE):
-                    await self._connection.close(CloseCode.GOING_AWAY, "this broker stops")
+                    await self._connection.close(CloseCode.GOING_AWAY, "nothing more to send")
             self._connection.transport.abort()
         if self._reading is not None:
             await asyncio.gather(self._reading, return_exceptions=True)

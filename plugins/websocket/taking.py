@@ -15,7 +15,7 @@ from broker.channel import Answer, AnswerKind, Arrival, Asked, Hold, Host, Peer
 from broker.core.envelope import Envelope
 from broker.core.fhir.header import Release
 from broker.core.message import digest_text
-from broker.core.outcome import Problem, Refusal, StoreUnavailable, TooLarge, Who
+from broker.core.outcome import Problem, Refusal, StoreUnavailable, TooLarge, Who, passes
 from plugins.websocket import frames
 from plugins.websocket.frames import Payload, Ref
 
@@ -24,8 +24,6 @@ log = structlog.get_logger("websocket")
 BESIDE_THE_LOOP = 1024 * 1024  # hashing this much takes longer than anybody else should wait
 LONGEST_WAIT = 24 * 3600  # seconds; a wish, which the rule's `longest` cuts down anyway
 RETRY_WHEN_CLOSED = 5.0  # seconds: a restart takes about that long
-# Issue types (FHIR) after which the same content may succeed.
-AGAIN = frozenset({"transient", "throttled", "no-store", "timeout", "exception", "lock-error", "incomplete"})
 UNSAID = Problem(
     code="processing",
     id="refused-by-receiver",
@@ -200,7 +198,7 @@ def _refusal(problems: Sequence[Problem], more: dict[str, Any]) -> dict[str, Any
         "problem": first.id,
         "who": first.who.value,
         "text": first.text,
-        "again": first.code in AGAIN,
+        "again": passes(first),
     }
     if first.who is Who.RECEIVER or any("destination" in path.lower() for path in first.expression):
         frame["about"] = "destination"

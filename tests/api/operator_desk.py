@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -46,7 +46,13 @@ JSON = "application/fhir+json"
 
 
 def message_bytes(
-    number: int = 1, *, to: str | None = EHR, source: str = SOURCE, responds_to: str | None = None
+    number: int = 1,
+    *,
+    to: str | None = EHR,
+    source: str = SOURCE,
+    responds_to: str | None = None,
+    code: str = "ok",
+    more: Sequence[Mapping[str, Any]] = (),
 ) -> bytes:
     header: dict[str, Any] = {
         "resourceType": "MessageHeader",
@@ -57,10 +63,10 @@ def message_bytes(
     if to is not None:
         header["destination"] = [{"endpoint": to}]
     if responds_to is not None:
-        header["response"] = {"identifier": responds_to, "code": "ok"}
+        header["response"] = {"identifier": responds_to, "code": code}
     bundle = {
         "resourceType": "Bundle", "id": f"bundle-{number}", "type": "message", "timestamp": "2026-11-21T09:59:00Z",
-        "entry": [{"fullUrl": "urn:uuid:0", "resource": header}],
+        "entry": [{"fullUrl": "urn:uuid:0", "resource": header}, *more],
     }  # fmt: skip
     return orjson.dumps(bundle)
 
@@ -141,10 +147,12 @@ class Desk:
         answers: tuple[int, int] | None = None,
         reports_on: int | None = None,
         responds_to: str | None = None,
+        code: str = "ok",
+        more: Sequence[Mapping[str, Any]] = (),
         expirytime: datetime | None = None,
     ) -> int:
         """Keeps a message; returns its position."""
-        body = message_bytes(number, to=to, source=source, responds_to=responds_to)
+        body = message_bytes(number, to=to, source=source, responds_to=responds_to, code=code, more=more)
         header = read(body, media_type(JSON))
         message = _message(header, body, fate, expirytime, self.here.clock)
         kept = await self.store.accept(
@@ -241,6 +249,7 @@ def _message(header: Header, body: bytes, fate: Fate, expirytime: datetime | Non
     )
 
 
+PARTIES = {"north": ("urn:oid:1.2.1001", "urn:oid:1.3.*"), "silent": ()}
 RULES = (Rule(name="sick notes", where="broker.yaml:40"),)
 
 
@@ -275,7 +284,7 @@ async def operator_desk(
     add_metrics(app, metrics, store=store, delivering=delivering, callers=callers, now=here.now, sources=lambda: ())
     add_admin(
         app, here=here, store=store, directory=directory, rules=ruleset, defaults=DEFAULT, delivering=delivering,
-        health=health, changed=changed,
+        health=health, ledger=store, parties=PARTIES, changed=changed,
     )  # fmt: skip
     try:
         async with TestClient(TestServer(app)) as client:

@@ -187,7 +187,11 @@ class Side:
     under_way: set[int] = field(default_factory=set)
 
     async def keep(self, body: bytes = BODY, *, deliveries: Sequence[NewDelivery] | None = None, **changed: Any) -> int:
-        more = {name: changed.pop(name) for name in ("answers", "quotes", "identity", "reports_on") if name in changed}
+        more = {
+            name: changed.pop(name)
+            for name in ("answers", "quotes", "identity", "reports_on", "final")
+            if name in changed
+        }
         one = message(body, **changed)
         new = NewMessage(
             message=one,

@@ -195,6 +195,30 @@ async def test_a_late_response_is_given_beside_the_failure(side: Side) -> None:
     assert entry["response"]["status"] == "200 OK"
 
 
+async def test_conversation_is_under_way_until_its_final_response(side: Side) -> None:
+    """W-9."""
+    position = await side.keep(deliveries=[carried()])
+    await settle(side, position)
+    first = await answer(side, position, final=False)
+    reply = await status(side, position)
+    assert (reply.status, reply.text) == (202, "1 of 1 delivered, answered, waiting for the final response")
+    outcome = (await side.get(f"{BASE_URL}/status/{side.id(position)}/outcome")).json
+    assert outcome["issue"][0]["details"]["text"].endswith("delivered and answered, further responses are looked for")
+    last = await answer(side, position, identity="last")
+    reply = await status(side, position)
+    urls = [f"{BASE_URL}/Bundle/{side.id(one)}" for one in (first, last)]
+    assert [one["url"] for one in reply.json["output"]] == urls
+
+
+async def test_final_response_that_did_not_come_is_told(side: Side) -> None:
+    position = await side.keep(deliveries=[carried()])
+    await settle(side, position)
+    await answer(side, position, final=False)
+    await side.store.missing(position, 1, side.clock(), None)
+    outcome = (await side.get(f"{BASE_URL}/status/{side.id(position)}/outcome")).json
+    assert "the final response did not come" in outcome["issue"][0]["details"]["text"]
+
+
 async def test_first_response_of_several_is_enough_and_the_rest_is_told(side: Side) -> None:
     """M-57."""
     position = await side.keep(deliveries=[carried("urn:a"), carried("urn:b")])

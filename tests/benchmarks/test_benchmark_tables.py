@@ -35,8 +35,12 @@ points = [
                                                           "beside": [seen(7), seen(7), seen(5)]}),
     Point(part="h", name="9", rate="frames_per_second", seen={
         "bare": [{"frames_per_second": 100.0}], "broker": [{"frames_per_second": 49.0, "kib_idle": 30.0}]}),
+    Point(part="j", name="9", rate="per_second", seen={"value": [{"p50_ms": 5.0}], "all": [{"p50_ms": 5.1}],
+                                                        "different": [{"p50_ms": 9.0}]}),
     Point(part="c", name="1", rate="per_second", seen={"direct": [seen(9, 1.0)], "proxy": [seen(9, 2.0)],
                                                        "broker": [seen(9, 3.0)]}),
+    Point(part="i", name="16", rate="per_second", seen={"direct": [seen(9, 1.0)] * 3, "one": [seen(9, 3.0)] * 3,
+                                                        "three": [seen(9, 10.0), seen(9, 13.0), seen(9, 46.0)]}),
 ]
 print(json.dumps([[f.part, f.value, f.met] for f in floors(points, FULL)]))
 """
@@ -63,16 +67,16 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]
 def test_every_part_has_its_table_and_every_floor_its_row(tiny: tuple[str, dict[str, Any]]) -> None:
     printed, figures = tiny
     tables = printed.partition("Medians of 1 round")[2]
-    for part in "abcdefgh":
+    for part in "abcdefghij":
         assert f"\n({part}) " in tables
     assert tables.count("appends + fdatasync of 4 KiB a second") == 4, "a durable figure has the disk's beside it"
-    assert {floor["part"] for floor in figures["floors"]} == set("abcdegh")
+    assert {floor["part"] for floor in figures["floors"]} == set("abcdeghij")
     for floor in figures["floors"]:
         row = next(
             line for line in tables.splitlines() if line.strip().startswith(f"({floor['part']}) {floor['what']}")
         )
         assert row.endswith(" met" if floor["met"] else " NOT MET" if floor["values"] else " NOT MEASURED")
-        assert floor["part"] == "c" or floor["value"] > 0, "a hop may cost nothing at such counts, a rate is one"
+        assert floor["part"] in "ci" or floor["value"] > 0, "a hop may cost nothing at such counts, a rate is one"
 
 
 @pytest.mark.slow
@@ -90,12 +94,21 @@ def test_json_holds_every_round_of_every_contestant(tiny: tuple[str, dict[str, A
         ("f", frozenset({"bare", "broker", "rabbitmq"})),
         ("g", frozenset({"alone", "well", "beside", "gateway"})),
         ("h", frozenset({"bare", "broker"})),
+        ("i", frozenset({"direct", "one", "three"})),
+        ("j", frozenset({"value", "rules", "all", "different"})),
     }
     (following,) = (point for point in figures["points"] if point["part"] == "h")
     for who, (one,) in following["seen"].items():
         assert one["clients"] == 4, who
         assert 0 < one["all_ms"] <= one["slowest_all_ms"]
         assert one["frames_per_second"] > 0
+    (matching,) = (point for point in figures["points"] if point["part"] == "j")
+    assert {who: one["heard"] for who, (one,) in matching["seen"].items()} == {
+        "value": 1,
+        "rules": 4,
+        "all": 4,
+        "different": 4,
+    }
     stages = [point for point in figures["points"] if point["part"] == "g"]
     assert [point["name"] for point in stages] == ["200", "1000", "max"]
     for point in stages:
@@ -103,7 +116,7 @@ def test_json_holds_every_round_of_every_contestant(tiny: tuple[str, dict[str, A
             assert [(one["answered"], one["arrived"]) for one in rounds] == [(24, 12)], f"{point['name']}: {who}"
             assert rounds[0]["p99_ms"] >= rounds[0]["p50_ms"] > 0
     for point in figures["points"]:
-        if point in stages or point is following:
+        if point in stages or point in (following, matching):
             continue
         for who, rounds in point["seen"].items():
             assert len(rounds) == 1
@@ -114,7 +127,7 @@ def test_json_holds_every_round_of_every_contestant(tiny: tuple[str, dict[str, A
     assert all(
         len(point["syncs"]) == 1 and point["syncs"][0] > 0
         for point in figures["points"]
-        if point not in [*stages, following]
+        if point not in [*stages, following, matching]
     )
 
 
@@ -130,7 +143,7 @@ def test_a_past_that_the_disk_has_no_room_for_is_left_out_and_said_to_be(tmp_pat
 def test_a_part_that_does_not_exist_is_refused() -> None:
     done = bench("--only", "a,x")
     assert done.returncode == 2
-    assert "parts are a, b, c, d, e, f, g, h" in done.stderr
+    assert "parts are a, b, c, d, e, f, g, h, i" in done.stderr
 
 
 def test_floors_are_judged_by_the_median_of_the_rounds() -> None:
@@ -155,4 +168,6 @@ def test_floors_are_judged_by_the_median_of_the_rounds() -> None:
         ["g", 6 / 7, False],
         ["h", 30.0, True],
         ["h", 0.49, False],
+        ["i", 4.0, True],  # of three hops, each a third of what they add
+        ["i", 8.0, True],
     ]

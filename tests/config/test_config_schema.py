@@ -31,7 +31,7 @@ def test_every_section_of_the_contract_is_in_the_schema() -> None:
     whole = schema(CHANNELS)
     assert whole["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     assert set(whole["properties"]) == {
-        "broker", "store", "admin", "channels", "parties", "allow", "directory", "routes", "defaults",
+        "broker", "store", "admin", "plugins", "channels", "parties", "allow", "directory", "routes", "defaults",
         "subscriptions", "log",
     }  # fmt: skip
     assert whole["required"] == ["broker"]

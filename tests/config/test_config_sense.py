@@ -185,8 +185,8 @@ def test_what_is_wrong_with_a_server_is_named_where_it_stands(desk: Desk) -> Non
     [
         ("htps://x/", "has a scheme that no channel speaks (did you mean https:?)"),
         ("HTTPS://x/", None),
+        ("amqp10://x/", "needs the channel amqp10, which is not in this release"),
         ("mllp://x:1/", "needs the channel mllp, which is not in this release"),
-        ("mailto:a@b.example", "needs the channel email, which is not in this release"),
         ("x.example/fhir", "is no address: it has no scheme (such as https: or mailbox:)"),
         ("https:///fhir", "cannot be used (there is no host in https:///fhir)"),
         ("http://127.0.0.1:8080/fhir/$process-message", "is this broker itself, by its base_url"),
@@ -300,6 +300,26 @@ def test_hold_without_an_order_holds_nothing(desk: Desk) -> None:
     assert desk.warnings("routes: [{on_refused: hold}]\n") == [said]
     assert desk.warnings("defaults: {order: source}\nroutes: [{on_refused: hold}]\n") == []
     assert desk.warnings("defaults: {on_refused: hold}\nroutes: [{match: {event: a}, order: focus}]\n") == []
+
+
+def test_final_response_is_one_of_several(desk: Desk) -> None:
+    said = "`final` says nothing where `responses` is one"
+    assert desk.warnings("defaults: {final: done}\n") == [said]
+    assert desk.warnings("routes: [{match: {event: a}, final: done}]\n") == [said]
+    assert desk.warnings("defaults: {final: done}\nroutes: [{responses: several}]\n") == []
+
+
+def test_consequence_has_one_response(desk: Desk) -> None:
+    """M-33."""
+    said = ["a message of category `consequence` has one response"]
+    assert desk.mistakes("defaults: {category: consequence, responses: several}\n") == said
+    assert desk.mistakes("defaults: {responses: several}\nroutes: [{category: consequence}]\n") == said
+
+
+def test_what_is_refused_or_goes_nowhere_cancels_nothing(desk: Desk) -> None:
+    said = ["what is refused or goes nowhere can cancel nothing"]
+    assert desk.mistakes("routes: [{match: {event: a}, cancels: true, log: true}]\n") == said
+    assert desk.mistakes("routes: [{match: {event: a}, cancels: true, refuse: no}]\n") == said
 
 
 def test_rules_behind_one_for_everything_can_never_match(desk: Desk) -> None:

@@ -15,6 +15,7 @@ from broker.core.delivery import AnswerState, Outcome, State
 from broker.core.fhir.header import Event, Identifier, Release
 from broker.core.hold import Hold
 from broker.core.message import Fate
+from broker.core.outcome import Problem
 from broker.core.policy import Policy
 from broker.store import Copy, Filter, Kept, Note, Store
 
@@ -350,6 +351,18 @@ async def test_dead_letter_is_listed_redriven_and_dropped(store: Store) -> None:
     assert [await store.drop(n, 1, NOW, "") for n in (1, 2, 3, 4)] == [None] * 4
 
 
+async def test_withdrawal_for_good_is_reported_and_no_copy_asks_for_it_anew(store: Store) -> None:
+    await accepted(store, new("1", expecting(), expecting(key="urn:e")))
+    outcome = Outcome(problem=Problem(code="processing", id="cancelled", text="no"))
+    report = new(None, mail("urn:s"), reports_on=1, fate=Fate.REPORT)
+    done = await store.withdraw(1, NOW, "why", {2}, outcome, report)
+    assert (done.numbers, isinstance(done.came, Kept)) == ((1,), True)
+    assert (await store.deliveries(1))[0].outcome == outcome
+    assert (await store.add(1, (expecting(),))).numbers == (0,)
+    again = await store.withdraw(1, NOW, "why", {2}, outcome, report)
+    assert (again.numbers, again.came) == ((), None)
+
+
 # -- answers
 
 
@@ -365,6 +378,36 @@ async def test_missing_answer_is_found_once_its_delivery_has_ended(store: Store)
     assert (again.changed, again.came) == (0, None)
     assert await store.unanswered(NOW + DAY, 10) == ()
     assert (await store.deliveries(1))[0].answer is AnswerState.MISSING
+
+
+async def test_response_that_is_not_final_leaves_the_answer_open(store: Store) -> None:
+    """W-9: also where it comes with the end of the attempt, or before it."""
+    await accepted(store, new("1", expecting()), new("2", expecting()))
+    inside = new("r1", answers=(1, 1), fate=Fate.ANSWER, final=False)
+    settled = await store.settle(settlement(1, comes=inside))
+    before = await store.accept(new("r2", answers=(2, 1), fate=Fate.ANSWER, final=False))
+    assert isinstance(settled.came, Kept)
+    assert isinstance(before, Kept)
+    assert (settled.came.answered, before.answered) == (True, True)
+    for position, latest in ((1, settled.came.position), (2, before.position)):
+        (one,) = await store.deliveries(position)
+        assert (one.state, one.answer, one.answered_by) == (State.DONE, AnswerState.OPEN, latest)
+    assert [one.position for one in await store.unanswered(NOW + DAY, 10)] == [1, 2]
+    last = await store.accept(new("r3", answers=(1, 1), fate=Fate.ANSWER))
+    assert isinstance(last, Kept)
+    (one,) = await store.deliveries(1)
+    assert (one.answer, one.answered_by) == (AnswerState.ANSWERED, last.position)
+    after = await store.accept(new("r4", answers=(1, 1), fate=Fate.ANSWER, final=False))
+    assert isinstance(after, Kept)
+    assert not after.answered
+
+
+async def test_open_answer_may_be_closed_in_another_way_than_missing(store: Store) -> None:
+    await accepted(store, new("1", expecting()))
+    await store.settle(settlement(1))
+    await store.missing(1, 1, NOW, None, AnswerState.CLOSED)
+    assert (await store.deliveries(1))[0].answer is AnswerState.CLOSED
+    assert await store.unanswered(NOW + DAY, 10) == ()
 
 
 @pytest.mark.parametrize("id", ["m", "urn:uuid:m", "b"])

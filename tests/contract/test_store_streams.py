@@ -39,6 +39,25 @@ async def waits(store: Store, position: int) -> bool:
     return one.is_behind
 
 
+async def test_what_must_not_overtake_another_waits_behind_it_though_no_order_was_asked(store: Store) -> None:
+    await store.accept(new("1"))
+    kept = await store.accept(new("2", delivery(behind=(1, 1))))
+    assert isinstance(kept, Kept)
+    assert kept.behind == (1,)
+    assert (await store.deliveries(2))[0].is_behind
+    settled = await store.settle(settlement(1))
+    assert settled.released == (("lane", "urn:d"),)
+    assert not (await store.deliveries(2))[0].is_behind
+
+
+async def test_what_has_ended_is_followed_at_once(store: Store) -> None:
+    await store.accept(new("1"))
+    await store.settle(settlement(1))
+    kept = await store.accept(new("2", delivery(behind=(1, 1))))
+    assert isinstance(kept, Kept)
+    assert kept.behind == ()
+
+
 async def test_second_of_a_stream_waits_behind_the_first(store: Store) -> None:
     first, second = await keep(store, "1"), await keep(store, "2")
     assert (first.behind, first.ready, second.behind, second.ready) == ((), (1,), (1,), (0,))

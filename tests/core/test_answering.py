@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from datetime import timedelta
 
 import pytest
 
 from broker.core.answer import AnswerKind, Receipt, Taken
-from broker.core.answering import answer_now, caller_waits, looks_for_response, wants_silence
+from broker.core.answering import answer_now, caller_waits, how_long, looks_for_response, wants_silence
 from broker.core.delivery import Outcome
 from broker.core.outcome import Problem
 from broker.core.policy import Expects
@@ -75,3 +76,16 @@ def test_refusal_is_passed_on_as_the_receiver_said_it() -> None:
     assert (answer.status, answer.body, answer.media_type, answer.problem) == (
         422, b"{}", "application/fhir+json", PROBLEM,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("asked", "left", "kept"),
+    [(None, None, 10), (5, None, 5), (90, None, 60), (9, 9.95, 9.95), (None, 30, 30), (None, 3, 3), (90, 80, 60)],
+)
+def test_caller_is_kept_as_long_as_the_broker_before_has_left_or_as_it_asks(
+    asked: float | None, left: float | None, kept: float
+) -> None:
+    """M-61: whole seconds are for strangers; the rule has the last word on how long."""
+    times = [None if value is None else timedelta(seconds=value) for value in (asked, left)]
+    waits = how_long(asked=times[0], left=times[1], wait=timedelta(seconds=10), longest=timedelta(seconds=60))
+    assert waits == timedelta(seconds=kept)

@@ -27,10 +27,11 @@ def found(
     destinations: tuple[str, ...] = ("asker",),
     is_at: str | None = None,
     lives_at: str | None = None,
+    hop_at: str | None = None,
 ) -> Match:
     return match(
         candidates, source=source, destinations=destinations, is_at=lambda address: address == is_at,
-        lives_at=lambda address: address == lives_at,
+        lives_at=lambda address: address == lives_at, hop_at=lambda address: address == hop_at,
     )  # fmt: skip
 
 
@@ -61,6 +62,11 @@ def test_request_without_a_source_may_be_answered_to_anybody() -> None:
 
 def test_receiver_may_call_itself_by_its_address() -> None:
     assert found(ASKED, source="test://asked", is_at="test://asked").verdict is Verdict.ANSWERS
+
+
+def test_word_of_the_hop_to_which_it_was_carried_is_believed() -> None:
+    assert found(ASKED, source="hop", hop_at="test://asked").verdict is Verdict.ANSWERS
+    assert found(ASKED, source="hop", hop_at="test://elsewhere").verdict is Verdict.UNMATCHED
 
 
 def test_where_the_request_named_nobody_the_directory_says_who_lives_there() -> None:

@@ -79,13 +79,13 @@ def _walk_json(element: dict[str, Any], path: str, found: list[tuple[str, str]],
     if "id" in element and not is_resource:
         found.append((f"{path}.@id", element["id"]))
     for name, held in element.items():
-        if name == "resourceType" or (name == "id" and not is_resource):
+        if (name == "resourceType" and not path.endswith(".filterBy")) or (name == "id" and not is_resource):
             continue
         for value in held if isinstance(held, list) else [held]:
             inside = f"{path}.{name}"
             if name == "div":
                 found.append((inside, "".join(ET.fromstring(value).itertext())))
-            elif isinstance(value, dict) and "resourceType" in value:
+            elif name != "filterBy" and isinstance(value, dict) and "resourceType" in value:
                 _walk_json(value, f"{inside}.{value['resourceType']}", found, is_resource=True)
             elif isinstance(value, dict):
                 _walk_json(value, inside, found, is_resource=False)

@@ -67,6 +67,10 @@ class Daemon:
     def write(self) -> None:
         self.file.write_bytes(orjson.dumps(self.config, option=orjson.OPT_INDENT_2))  # JSON is YAML 1.2
 
+    def session(self) -> aiohttp.ClientSession:
+        """A client that reaches it."""
+        return aiohttp.ClientSession()
+
     # -- the process
 
     async def launch(self, *, command: list[str] | None = None, env: Mapping[str, str] | None = None) -> None:
@@ -83,7 +87,7 @@ class Daemon:
 
     async def until_ready(self) -> None:
         until = time.monotonic() + STARTS_WITHIN
-        async with aiohttp.ClientSession() as session:
+        async with self.session() as session:
             while time.monotonic() < until:
                 if not self.runs:
                     raise AssertionError(f"the daemon ended with {self.process.returncode}:\n{self.output}")

@@ -22,22 +22,14 @@ from broker.core.outcome import Problem, Who
 from broker.core.policy import DEFAULT, Expects, Late, OnTimeout, Policy, Rule
 from broker.core.rules import RuleSet
 from broker.directory import Directory, Snapshot, changed_names
-from broker.flow.accept import Accepting
 from broker.flow.aside import Aside
 from broker.flow.callers import Callers
-from broker.flow.deliver import Delivering
 from broker.flow.here import Here
 from broker.flow.intake import Intake
-from broker.flow.late import LateReports
+from broker.flow.joined import join
 from broker.flow.live import Live
-from broker.flow.mailboxes import Mailboxes
 from broker.flow.meter import NoMeter
 from broker.flow.notify import Followers
-from broker.flow.plan import Planning
-from broker.flow.receive import Receiving
-from broker.flow.report import Reports
-from broker.flow.respond import Responding
-from broker.flow.sweep import Sweeping
 from broker.plugins import Channels
 from broker.store import Delivery, Filter, MailboxEntry, Stored
 from broker.store.shared_reads import SharedReads
@@ -218,34 +210,17 @@ class Post:
         return self
 
     def _join(self) -> None:
-        here, store, meter, self.aside = self.here, self.store, NoMeter(), Aside()
-        self.delivering = Delivering(
-            here=here, store=store, channels=self.channels, directory=self._snapshot, callers=self.callers,
-            followers=self.followers, live=self.live, aside=self.aside, meter=meter,
-        )  # fmt: skip
-        planning = Planning(channels=self.channels, is_open=self.delivering.is_open, wall=here.wall)
-        self.responding = Responding(
-            here=here, store=store, directory=self._snapshot, planning=planning, delivering=self.delivering,
-            callers=self.callers, live=self.live, defaults=self.defaults, meter=meter,
-        )  # fmt: skip
-        reports = Reports(here=here, way_back=self.responding.way_back, post=self.delivering.settling.post)
-        settling = self.delivering.settling
-        settling.answers, settling.reports = self.responding, reports
-        self.late = LateReports(here=here, store=store, reports=reports, settling=settling, live=self.live)
-        self.mailboxes = Mailboxes(here=here, store=store, reads=self.reads, followers=self.followers)
-        self.sweeping = Sweeping(here=here, store=store, delivering=self.delivering, reports=reports)
-        self.accepting = Accepting(
-            here=here, store=store, rules=self.rules, defaults=self.defaults, directory=self._snapshot,
-            planning=planning, delivering=self.delivering, responding=self.responding, reports=reports,
-            callers=self.callers, meter=meter,
-            stores_and_forwards=self.channels.stores_and_forwards,
-        )  # fmt: skip
+        here, self.aside = self.here, Aside()
         self.free, self.wal, self.steady = 1 << 40, 0, 0.0
         self.intake = Intake(here=here, free=lambda: self.free, wal=lambda: self.wal, clock=lambda: self.steady)
-        self.receiving = Receiving(
-            here=here, accepting=self.accepting, intake=self.intake, aside=self.aside, meter=meter
-        )
-        settling.arrivals = self.receiving
+        flow = join(
+            here=here, store=self.store, ledger=self.store, channels=self.channels, directory=self._snapshot,
+            rules=self.rules, defaults=self.defaults, intake=self.intake, aside=self.aside, callers=self.callers,
+            followers=self.followers, live=self.live, reads=self.reads, meter=NoMeter(),
+        )  # fmt: skip
+        self.receiving, self.accepting, self.delivering = flow.receiving, flow.accepting, flow.delivering
+        self.responding, self.late, self.mailboxes = flow.responding, flow.late, flow.mailboxes
+        self.sweeping, self.refusals = flow.sweeping, flow.refusals
 
     def _snapshot(self) -> Snapshot:
         return self.directory.current

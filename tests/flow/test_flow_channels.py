@@ -11,7 +11,7 @@ from broker.channel import Happening, Late, LateReport
 from broker.core.answer import AnswerKind
 from broker.core.delivery import AnswerState, State
 from broker.core.message import digest_text
-from broker.core.outcome import Gone, StoreUnavailable
+from broker.core.outcome import Gone, Problem, StoreUnavailable, Who
 from broker.core.policy import DEFAULT
 from broker.store import Cutoffs, StoreError
 
@@ -93,6 +93,15 @@ async def test_delivery_that_failed_after_all_is_dead_and_its_source_told_once(p
     assert (report["code"], report["identifier"]) == ("fatal-error", "m1")
     assert "no such user" in report["issue"]["details"]["text"]
     assert [letter.delivery.position for letter in await post.store.dead(10, 0)] == [1]
+
+
+async def test_failure_for_want_of_time_is_told_as_one_that_may_be_tried_again(post: Post) -> None:
+    """A-43."""
+    problem = Problem(code="timeout", id="refused-by-receiver", text="a server on the way gave up", who=Who.RECEIVER)
+    id = await carried(post)
+    assert await post.late(LateReport(message_id=id, address="", what=Late.FAILED, note="4.4.1", problem=problem))
+    await post.rest()
+    assert [report["code"] for report in await post.reports()] == ["transient-error"]
 
 
 async def test_word_that_it_is_delayed_or_delivered_is_noted_and_changes_nothing(post: Post) -> None:

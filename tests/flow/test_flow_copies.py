@@ -190,6 +190,61 @@ async def test_asynchronous_copy_has_its_receipt_at_once(post: Post) -> None:
     assert (again.kind, again.receipt.duplicate) == (AnswerKind.ACCEPTED, True)
 
 
+async def test_asynchronous_copy_of_an_answered_call_gets_the_response_by_the_return_path_once(post: Post) -> None:
+    """What was written to the caller's connection may never have arrived there: the next hop asks again."""
+    post.script.says("test://a/in", answered_with(response()))
+    assert (await post.send(message())).kind is AnswerKind.RESPONSE
+    assert await post.mail() == ()
+    for _ in range(2):
+        assert (await post.send(message(), asynchronous=True)).kind is AnswerKind.ACCEPTED
+        await post.rest()
+    assert [entry.body for entry in await post.mail()] == [response()]
+    assert len(post.script.sent) == 1
+
+
+async def test_asynchronous_copy_of_what_was_answered_by_the_return_path_brings_nothing_new(post: Post) -> None:
+    post.script.says("test://a/in", answered_with(response()))
+    for _ in range(2):
+        await post.send(message(), asynchronous=True)
+        await post.rest()
+    assert [entry.body for entry in await post.mail()] == [response()]
+
+
+async def test_copy_that_does_not_wait_hears_the_refusal_that_its_first_may_have_missed(post: Post) -> None:
+    """A hop whose connection breaks while it waits asks again and does not; the refusal was nobody else's to report."""
+    post.script.says("test://a/in", refusal())
+    first = await post.send(message())
+    again = await post.send(message(), asynchronous=True)
+    assert [(one.kind, one.status, one.body) for one in (first, again)] == [(AnswerKind.REFUSED, 422, b"{}")] * 2
+    assert await post.reports() == []
+    assert len(post.script.sent) == 1
+
+
+async def test_copy_that_does_not_wait_hears_of_the_destination_that_refused(opened: Opened) -> None:
+    post = await opened(endpoints={A: "test://gate/a", B: "test://gate/b", SENDER: "mailbox:"})
+    post.script.says("test://gate/a", refusal())
+    both = message(to=(A, B))
+    assert (await post.send(both, envelope=Envelope(destination=(A,)))).kind is AnswerKind.REFUSED
+    assert (await post.send(both, asynchronous=True)).kind is AnswerKind.ACCEPTED
+    await post.rest()
+    assert [one["code"] for one in await post.reports()] == ["fatal-error"]
+    assert [one.state for one in await post.of()] == [State.DEAD, State.DONE]
+
+
+@pytest.mark.parametrize("end", [answered_with(response()), refusal()])
+async def test_end_of_what_a_caller_waits_for_goes_to_the_sender_of_a_copy_too(post: Post, end: Any) -> None:
+    """Who was killed asks again without waiting, and the connection that it died on may look alive for long."""
+    post.script.holds("test://a/in")
+    caller = post.calls(message())
+    await post.rest()
+    await post.send(message(), asynchronous=True)
+    post.script.let_go(end)
+    assert (await caller).kind in (AnswerKind.RESPONSE, AnswerKind.REFUSED)
+    await post.rest()
+    (entry,) = await post.mail()
+    assert entry.message.header.response is not None
+
+
 async def test_copy_for_a_further_destination_adds_that_delivery_alone(post: Post) -> None:
     both = message(to=(A, B))
     await post.send(both, envelope=Envelope(destination=(A,)))

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import sqlite3
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from flow_post import ACCEPTED, NOBODY, SENDER, A, B, Opened, Post, answered_with, message, policy, response
 
-from broker.channel import Deferred
+from broker.channel import Deferred, Delivered, Transmission
 from broker.core.answer import AnswerKind
 from broker.core.delivery import AnswerState, State
 from broker.core.envelope import Envelope
 from broker.core.message import Fate
 from broker.core.outcome import NoRoute, NotAllowed
+from broker.store import Settled, Settlement
 
 
 async def asked(post: Post, body: bytes = message(), **more: Any) -> None:
@@ -40,6 +43,35 @@ async def test_response_may_quote_any_of_three_ids(post: Post, quoted: Any) -> N
     assert (await post.one()).answered_by == 2
 
 
+async def test_response_that_comes_while_the_end_of_the_attempt_is_written_is_its_answer(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over a channel of its own it may well overtake the commit; it was taken for unmatched, and no answer reported."""
+    other = sqlite3.connect(post.path, isolation_level=None)
+    accept, asks = post.store.accept, asyncio.Event()
+
+    def takes(_: Transmission) -> Delivered:
+        other.execute("BEGIN IMMEDIATE")  # from here on nothing is committed
+        return ACCEPTED
+
+    def accepts(*arguments: Any, **named: Any) -> Any:
+        asks.set()
+        return accept(*arguments, **named)
+
+    post.script.says("test://a/in", takes, ACCEPTED)
+    await post.send(message(), asynchronous=True)
+    while not post.delivering.settling.unwritten:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    monkeypatch.setattr(post.store, "accept", accepts)
+    comes = asyncio.create_task(post.send(response(), asynchronous=True))
+    await asks.wait()  # it knows now what it is
+    other.close()
+    await comes
+    await post.rest()
+    assert await fate_of(post) is Fate.ANSWER
+    assert (await post.one()).answer is AnswerState.ANSWERED
+
+
 async def test_stranger_who_quotes_the_right_id_is_unmatched(post: Post) -> None:
     await asked(post)
     await post.send(response(source=B))
@@ -55,6 +87,22 @@ async def test_stranger_who_quotes_the_right_id_does_not_answer_who_waits(post: 
     assert not caller.done()
     post.script.let_go()
     assert (await caller).kind is AnswerKind.TAKEN
+
+
+async def test_gateway_that_answers_for_another_destination_does_not_answer_for_its_own(opened: Opened) -> None:
+    """Two destinations behind one gateway, reached one by one: it tells both who wait the first response it has."""
+    post = await opened(endpoints={SENDER: "mailbox:", A: "test://gate/a", B: "test://gate/b"})
+    of_b = answered_with(response(source=B))
+    post.script.says("test://gate/a", of_b)
+    post.script.says("test://gate/b", of_b)
+    answer = await post.send(message(to=(A, B)), wait=5)
+    assert answer.body == of_b.body
+    await post.rest()
+    assert [(one.destination, one.answer) for one in await post.of()] == [
+        (A, AnswerState.OPEN),
+        (B, AnswerState.ANSWERED),
+    ]
+    assert len(await post.messages()) == 2, "the response is kept once"
 
 
 async def test_response_that_names_no_destination_is_matched_by_its_source(post: Post) -> None:
@@ -85,6 +133,51 @@ async def test_response_before_the_deliverys_own_answer_ends_it(post: Post) -> N
     await post.later(days=1)
     assert len(post.script.sent) == 1
     assert [entry.body for entry in await post.mail()] == [response()]
+
+
+async def test_response_while_the_end_of_the_attempt_is_being_written_is_the_answer(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A receiver that takes custody and answers at once: nothing is under way any more, and nothing is on disk yet."""
+    settle, came = post.store.settle, asyncio.Event()
+
+    def slow(settlement: Settlement, *, soon: bool = True) -> asyncio.Future[Settled]:
+        async def written() -> Settled:
+            await came.wait()
+            return await settle(settlement, soon=soon)
+
+        return asyncio.ensure_future(written())
+
+    with monkeypatch.context() as slowed:
+        slowed.setattr(post.store, "settle", slow)
+        await asked(post)
+        assert (await post.one()).state is State.WAITING
+        await post.send(response())
+    came.set()
+    await post.rest()
+    assert await fate_of(post) is Fate.ANSWER
+    assert (await post.one()).answer is AnswerState.ANSWERED
+
+
+async def test_response_to_what_waits_for_its_turn_is_unmatched(opened: Opened) -> None:
+    """An id alone proves nothing: what is in memory and was never sent cannot have been answered."""
+    post = await opened(defaults=policy(lane={"concurrent": 1}))
+    post.script.holds("test://a/in")
+    await asked(post)
+    await asked(post, message("b2", "m2"))
+    await post.send(response("m2"))
+    assert (await post.one(2)).answer is AnswerState.OPEN
+
+
+async def test_response_in_the_moment_in_which_the_attempt_is_noted_finds_its_request(post: Post) -> None:
+    """The store is read before the attempt's end is written, and lanes are asked after it."""
+    post.script.holds("test://a/in")
+    caller = post.calls(message(), wait=50)
+    await post.rest()
+    post.script.let_go()
+    await post.send(response())
+    assert await fate_of(post) is Fate.ANSWER
+    assert (await caller).kind is AnswerKind.RESPONSE
 
 
 async def test_newest_of_several_open_requests_with_one_id_is_answered(post: Post) -> None:

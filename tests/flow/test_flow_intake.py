@@ -114,6 +114,20 @@ async def test_body_that_comes_in_pieces_counts_while_it_comes_and_until_it_is_k
     assert intake.in_flight == 0
 
 
+async def test_body_in_pieces_that_a_stopping_broker_refuses_gives_its_room_back(small: Post) -> None:
+    """As the door says of `Arrival.hold`: the flow lets it go, however that ends."""
+    intake = small.intake
+    hold = intake.hold()
+    hold.grow(MIB)
+    arrival = Arrival(
+        channel="test", peer=Peer(address="x"), body=message(), media_type="application/fhir+json", at=small.now
+    )
+    intake.draining = True
+    with pytest.raises(Busy):
+        await small.receiving(msgspec.structs.replace(arrival, hold=hold))
+    assert intake.in_flight == 0
+
+
 async def test_body_that_is_alone_may_come_to_its_end_however_small_the_limit(opened: Opened) -> None:
     intake = (await opened(in_flight=10)).intake
     hold = intake.hold()

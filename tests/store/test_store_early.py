@@ -95,6 +95,30 @@ async def test_what_fails_after_it_fails_alone(store: SqliteStore) -> None:
     assert third.position == second.position + 1
 
 
+async def test_what_fails_before_it_leaves_it_the_position_that_it_was_told(store: SqliteStore) -> None:
+    """A disk that is full for one of a group, and has room again for the next."""
+    fails = [False, True]
+
+    def full(tx: Transaction) -> Kept:
+        tx.last += 1
+        if fails.pop():
+            return Kept(position=tx.last, numbers=())
+        raise sqlite3.OperationalError("database or disk is full")
+
+    lost = store._writer.submit(full)
+    pairs = [store.accept_early(new(id, expecting())) for id in "123"]
+    told = [await known for known, _ in pairs]
+
+    def broken(_tx: Transaction) -> None:
+        raise LookupError("a bug")
+
+    with pytest.raises(LookupError):
+        await store._writer.submit(broken)  # so that each of the group is done again, alone
+    with pytest.raises(StoreError, match="full"):
+        await lost
+    assert [await kept for _, kept in pairs] == told
+
+
 async def test_guess_that_was_wrong_after_it_costs_it_nothing(store: SqliteStore) -> None:
     before = await store.accept(new("0", expecting()))
     assert isinstance(before, Kept)

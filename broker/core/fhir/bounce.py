@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import datetime
 
 import msgspec
@@ -47,29 +48,62 @@ def report(
     ids: tuple[str, str, str],
     at: datetime,
     response_to_destination: str | None = None,
+    said: Sequence[Resource] = (),
 ) -> bytes:
-    """The response message; `ids` are fresh UUIDs for Bundle, MessageHeader and OperationOutcome."""
+    """The response message; `ids` are fresh UUIDs for Bundle, MessageHeader and OperationOutcome.
+
+    `said` are the issues of who refused it: what is known further on is not lost on the way back (M-60).
+    """
     bundle_id, header_id, outcome_id = ids
-    problem = _naming(problem, response_to_destination)
-    text = narrative(problem.text or problem.id)  # M-32: the narrative of a fatal-error says why
-    header = _Response(
-        id=header_id,
-        outcome_id=outcome_id,
-        text=text,
+    problem = msgspec.structs.replace(_naming(problem, response_to_destination), at=problem.at or broker_endpoint)
+    outcome = operation_outcome([problem], release=release)
+    bundle = response_bundle(
         request=request,
+        release=release,
         code="fatal-error" if final else "transient-error",
+        text=problem.text or problem.id,  # M-32: the narrative of a fatal-error says why
+        broker_endpoint=broker_endpoint,
+        broker_name=broker_name,
+        ids=(bundle_id, header_id),
+        at=at,
+        outcome={"resourceType": "OperationOutcome", "id": outcome_id, "issue": [*outcome["issue"], *said]},
+    )
+    return write(bundle, format)
+
+
+def response_bundle(
+    *,
+    request: Header,
+    release: Release,
+    code: str,
+    text: str,
+    broker_endpoint: str,
+    broker_name: str = "fhir-broker",
+    ids: tuple[str, str],
+    at: datetime,
+    outcome: Resource,
+    others: Sequence[Resource] = (),
+) -> Resource:
+    """A response of the broker's own; `ids` of Bundle and MessageHeader, `others` are entries after the outcome."""
+    told = narrative(text)
+    outcome = {"resourceType": "OperationOutcome", "id": outcome["id"], "text": told, "issue": outcome["issue"]}
+    header = _Response(
+        id=ids[1],
+        outcome_id=outcome["id"],
+        text=told,
+        request=request,
+        code=code,
         source=broker_endpoint,
         source_name=broker_name,
         at=instant(at),
     )
-    outcome = operation_outcome([problem], release=release)
-    outcome = {"resourceType": "OperationOutcome", "id": outcome_id, "text": text, "issue": outcome["issue"]}
-    bundle = _bundle(release, bundle_id, header.at)
+    bundle = _bundle(release, ids[0], header.at)
     bundle["entry"] = [
-        {"fullUrl": f"urn:uuid:{header_id}", "resource": _SPELLINGS[release](header)},
-        {"fullUrl": f"urn:uuid:{outcome_id}", "resource": outcome},
+        {"fullUrl": f"urn:uuid:{ids[1]}", "resource": _SPELLINGS[release](header)},
+        {"fullUrl": f"urn:uuid:{outcome['id']}", "resource": outcome},
+        *others,
     ]
-    return write(bundle, format)
+    return bundle
 
 
 def _naming(problem: Problem, destination: str | None) -> Problem:

@@ -46,6 +46,9 @@ class Event(msgspec.Struct, frozen=True, gc=False):
         return f"{self.system}|{self.code}" if self.system else self.code
 
 
+STATUS_EVENT = Event(system="urn:x-fhir-broker:event", code="status-check")  # ours, since no standard has one (M-37)
+
+
 class Destination(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     endpoint: str | None = None  # as written; `system|value` for a logical endpointReference (M-4)
     receivers: tuple[str, ...] = ()  # identifiers of `receiver`, each `system|value`

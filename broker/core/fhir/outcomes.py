@@ -22,6 +22,7 @@ from broker.core.outcome import (
     RefusedByRule,
     Severity,
     StoreUnavailable,
+    SubscriptionRefused,
     TooLarge,
     Unsupported,
     Who,
@@ -29,6 +30,7 @@ from broker.core.outcome import (
 
 ERROR = "urn:x-fhir-broker:error"  # code: the stable id of the problem
 FAILED = "urn:x-fhir-broker:failed"  # code: sender, broker or receiver
+AT = "urn:x-fhir-broker:at"  # code: endpoint of the broker that speaks
 MESSAGE = "urn:x-fhir-broker:message"  # code: our message id
 
 _NOTHING_WRONG: Resource = {"severity": "information", "code": "informational"}  # issue is 1..*
@@ -50,6 +52,8 @@ def issue(problem: Problem, *, release: Release, more: Sequence[Resource] = ()) 
     codings: list[Resource] = [{"system": ERROR, "code": problem.id}]
     if problem.severity is not Severity.INFORMATION:  # where nothing failed, nobody did
         codings.append({"system": FAILED, "code": problem.who.value})
+        if problem.at:
+            codings.append({"system": AT, "code": problem.at})
     details: Resource = {"coding": [*codings, *more]}
     if problem.text:
         details["text"] = problem.text
@@ -84,6 +88,7 @@ _BY_KIND: dict[type[Refusal], int] = {
     NoRoute: 404,
     LoopDetected: 422,
     RefusedByRule: 422,
+    SubscriptionRefused: 422,
     NotFound: 404,
     Gone: 410,
     Conflict: 409,

@@ -12,6 +12,9 @@ from broker.core.fhir.splice import FHIR, Raw
 
 _DECLARATION = b'<?xml version="1.0" encoding="UTF-8"?>\n'
 
+# What holds a whole resource; `resourceType` is an element elsewhere (Subscription.filterBy).
+_HOLDERS = frozenset({"resource", "contained", "outcome", "issues"})
+
 # What XML 1.0 cannot carry at all, not even escaped.
 _UNWRITABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
@@ -64,7 +67,7 @@ def _element(name: str, value: Any, more: Mapping[str, Any] | None, out: list[by
         return
     if isinstance(value, Raw):
         out.append(b"".join((f"<{name}>".encode(), value.contents, f"</{name}>".encode())))
-    elif isinstance(value, Mapping) and "resourceType" in value:
+    elif name in _HOLDERS and isinstance(value, Mapping) and "resourceType" in value:
         out.append(f"<{name}>".encode())
         _resource(value, out)
         out.append(f"</{name}>".encode())

@@ -255,6 +255,7 @@ class Raw:
     url: str = ""
     connections: int = 0
     requests: int = 0
+    stop_listening: Callable[[], None] = lambda: None  # who comes after that is refused
 
 
 Behaviour = Callable[[asyncio.StreamReader, asyncio.StreamWriter, Raw], Awaitable[None]]
@@ -280,6 +281,7 @@ async def hostile(behave: Behaviour, **more: Any) -> AsyncIterator[Raw]:
             writer.close()
 
     server = await asyncio.start_server(connected, "127.0.0.1", 0, **more)
+    raw.stop_listening = server.close
     scheme = "https" if "ssl" in more else "http"
     raw.url = f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}/fhir/$process-message"
     try:

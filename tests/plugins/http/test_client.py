@@ -689,6 +689,23 @@ async def test_kept_connection_that_dies_without_a_byte_is_replaced(peer, post, 
         assert one.connections == 2
 
 
+async def test_request_that_a_peer_read_before_it_died_may_have_left(peer, post):
+    """A killed broker refuses the second connection, and may have kept what came over the first: nobody may say no."""
+
+    async def behave(reader, writer, raw):
+        await read_request(reader)
+        writer.write(TAKEN)
+        await read_request(reader)
+        raw.stop_listening()
+
+    async with peer(behave) as one:
+        await post(one.url)
+        with pytest.raises(NoAnswer) as no:
+            await post(one.url)
+        assert no.value.trouble is Trouble.CLOSED
+        assert one.connections == 1
+
+
 async def test_kept_connection_that_dies_within_its_answer_is_not_replaced(peer, post):
     async with peer(dying(b"H")) as one:
         await post(one.url)

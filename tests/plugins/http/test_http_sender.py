@@ -99,11 +99,32 @@ async def test_address_is_passed_as_encoded(peer, send, address, target):
 
 
 async def test_caller_who_waits_is_not_made_asynchronous(partner, send):
-    await send(partner.url + "/x", caller_waits=True, envelope=full_envelope(timeleft=7950))
+    await send(partner.url + "/x", caller_waits=True, listens_on=True, envelope=full_envelope(timeleft=7950))
     [seen] = partner.seen
     assert seen.target == "/x"
     assert seen.headers["Prefer"] == "wait=7"
     assert seen.headers["ce-timeleft"] == "7950"
+
+
+async def test_caller_who_is_content_with_an_acknowledgement_does_not_ask_to_wait(partner, send):
+    """As we were asked: `Prefer: wait` would make the receiver listen on for a response that nobody asked it for."""
+    await send(partner.url + "/x", caller_waits=True, envelope=full_envelope(timeleft=7950))
+    assert partner.seen[0].headers["ce-timeleft"] == "7950"
+    assert "Prefer" not in partner.seen[0].headers
+
+
+async def test_refusal_of_a_broker_names_who_failed_and_who_speaks(partner, send):
+    """M-60: over several hops, the broker that refused is the one that is named."""
+    partner.reply = (404, {"X-Refused-By": "sender", "X-Refused-At": "urn:oid:9"}, b"")
+    end = await send(partner.url)
+    assert (end.problem.who, end.problem.at) == (Who.SENDER, "urn:oid:9")
+
+
+@pytest.mark.parametrize(("by", "at"), [("nobody", "urn:oid:9"), ("sender", "x" * 301), ("sender", "")])
+async def test_what_no_broker_writes_is_not_taken_for_one(partner, send, by, at):
+    partner.reply = (404, {"X-Refused-By": by, "X-Refused-At": at}, b"")
+    end = await send(partner.url)
+    assert (end.problem.who, end.problem.at) == (Who.RECEIVER, None)
 
 
 async def test_nobody_waits_so_no_time_is_left(partner, send):

@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 import pytest
-from websocket_desk import EAST, FHIR, SOUTH, V1, Client, Desk, Partner, message, opened, partner_open, reply
+from websocket_desk import EAST, FHIR, SOON, SOUTH, V1, Client, Desk, Partner, message, opened, partner_open, reply
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import serve
 
@@ -137,6 +137,21 @@ async def test_connection_that_breaks_defers_what_was_under_way_and_the_next_att
     partner.answer = usual
     assert isinstance(await sender.attempt(transmission(partner.url)), Delivered)
     assert len(partner.connections) == 2
+
+
+async def test_connection_that_is_idle_is_closed_properly_and_made_anew_for_the_next(
+    desk: Desk, partner: Partner
+) -> None:
+    host: Any = desk.broker.channels.receivers[-1]._host  # type: ignore[attr-defined]
+    host.may_be_here = lambda _: True
+    sender = WebSocketSender(WebSocketSettings(idle=timedelta(seconds=1)), host)
+    assert isinstance(await sender.attempt(transmission(partner.url)), Delivered)
+    async with asyncio.timeout(SOON):
+        await partner.connections[0].wait_closed()
+    assert partner.connections[0].close_code == 1001
+    assert isinstance(await sender.attempt(transmission(partner.url)), Delivered)
+    assert len(partner.connections) == 2
+    await sender.stop()
 
 
 async def test_silence_ends_with_the_limit_of_the_answer(sender: WebSocketSender, partner: Partner) -> None:

@@ -1,0 +1,1 @@
+"""It has the name of a channel that is installed."""

@@ -1,0 +1,1 @@
+"""It has the name of a channel in another folder."""

@@ -1,0 +1,17 @@
+"""The manifest has another name than the folder."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from broker.channel import ChannelSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    folder: str = "in"
+    every: timedelta = timedelta(seconds=1)
+
+
+CHANNEL = ChannelSpec(
+    name="drop", schemes=("drop",), settings=Settings, sender=lambda settings, host: None, peer_of=lambda address: "drop"
+)

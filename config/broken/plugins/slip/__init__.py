@@ -1,0 +1,3 @@
+"""Its second file imports what is not there."""
+
+from .parts import CHANNEL

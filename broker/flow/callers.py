@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
 
 from broker.core.answer import Answer, AnswerKind, Receipt
@@ -95,6 +95,15 @@ class Callers:
     def waits_alone(self, position: int) -> bool:
         """Whether what comes of the message is to be told to who listens, and to nobody else."""
         return self.waits(position) and position not in self._shared
+
+    def would_hear_refused(self, position: int, numbers: Collection[int]) -> bool:
+        """Whether a refusal of these is the answer of somebody who waits: there is nothing else to wait for."""
+        return self.waits_alone(position) and all(
+            outcome is not None and outcome.problem is not None
+            for caller in self._waiting[position]
+            for number, outcome in caller.ends.items()
+            if number not in numbers
+        )
 
     def wait_left(self, position: int, now: datetime) -> timedelta | None:
         """How much longer the most patient of them waits; None where nobody does."""

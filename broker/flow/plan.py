@@ -78,6 +78,12 @@ class Planning:
         except ValueError:
             return False
 
+    def share_a_peer(self, one: str, other: str) -> bool:
+        try:
+            return self._channels.lane_of(one) == self._channels.lane_of(other)
+        except ValueError:
+            return False
+
     def to(
         self,
         address: str,

@@ -84,8 +84,12 @@ class Responding:
         """The request that a response answers or answered; None where it is of nothing we carried."""
         link = letter.header.response
         assert link is not None
+        quoted = quoted_ids(link)
+        if letter.via and letter.message.envelope.correlationid and self._is_word_of_hop(letter):
+            # of what expects no answer only the identity is kept, and what its envelope is called by is mostly that
+            quoted += (letter.message.envelope.correlationid,)
         for _ in range(2):
-            found = await self._store.quoted(quoted_ids(link), CANDIDATES)
+            found = await self._store.quoted(quoted, CANDIDATES)
             chosen = self._match(letter, found)
             if chosen.verdict is not Verdict.UNMATCHED:
                 return Answering(match=chosen, request=next(r for r in found if r.stored.position == chosen.position))
@@ -102,7 +106,7 @@ class Responding:
             destinations=[name_key(name) for name in letter.destinations],
             is_at=lambda address: _same_address(source, address),
             lives_at=lambda address: self._lives_at(source, address),
-            hop_at=lambda address: self._is_word_of_hop(letter) and self._lives_at(letter.via[-1], address),
+            hop_at=lambda address: self._is_word_of_hop(letter) and self._is_way_to(letter.via[-1], address),
         )
 
     def _is_word_of_hop(self, letter: Letter) -> bool:
@@ -133,6 +137,10 @@ class Responding:
 
     def _lives_at(self, source: str | None, address: str) -> bool:
         return source is not None and address in self._look_up(source).addresses
+
+    def _is_way_to(self, hop: str, address: str) -> bool:
+        """Whether an address leads to that broker, which may have ways in of several paths."""
+        return any(self._planning.share_a_peer(one, address) for one in self._look_up(hop).addresses)
 
     def _look_up(self, name: str) -> Resolution:
         return self._directory().resolve(name, release=None, format=None, now=self._here.now())

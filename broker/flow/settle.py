@@ -204,7 +204,11 @@ class Settling:
     ) -> None:
         """One transaction: the deliveries' end, and the response or the report that comes of it."""
         position = deliveries[0].position
-        if comes is None and end.report is not None and not self._callers.waits_alone(position):
+        if (
+            comes is None
+            and end.report is not None
+            and not self._callers.would_hear_refused(position, end.change.numbers)
+        ):
             comes = self._report(position, deliveries, message, end)
         # the caller waits for it, or what comes next in its stream, or the source for its answer; a report can wait
         soon = self._callers.waits(position) or deliveries[0].policy.order is not Order.NONE

@@ -231,6 +231,24 @@ async def test_copy_that_does_not_wait_hears_of_the_destination_that_refused(ope
     assert [one.state for one in await post.of()] == [State.DEAD, State.DONE]
 
 
+async def test_refusal_of_one_destination_is_reported_with_its_end_while_a_caller_waits_for_the_other(
+    opened: Opened,
+) -> None:
+    """A crash right behind it would leave nobody who knows that it is still to be told."""
+    post = await opened(endpoints={A: "test://a/in", B: "test://b/in", SENDER: "mailbox:"})
+    post.script.says("test://a/in", refusal())
+    post.script.holds("test://b/in")
+    settled = []
+    settle = post.store.settle
+    post.store.settle = lambda what, **more: settled.append(what) or settle(what, **more)  # type: ignore[method-assign]
+    caller = post.calls(message(to=(A, B)), wait=5)
+    await post.rest()
+    assert [one.comes is not None for one in settled] == [True]
+    post.script.let_go(answered_with(response(source=B)))
+    assert (await caller).kind is AnswerKind.RESPONSE
+    assert len(await post.reports()) == 1
+
+
 @pytest.mark.parametrize("end", [answered_with(response()), refusal()])
 async def test_end_of_what_a_caller_waits_for_goes_to_the_sender_of_a_copy_too(post: Post, end: Any) -> None:
     """Who was killed asks again without waiting, and the connection that it died on may look alive for long."""

@@ -72,6 +72,24 @@ async def test_report_of_a_broker_further_on_answers_the_request_that_went_there
     assert [entry.body for entry in await post.mail()] == [report_of()]
 
 
+async def test_hop_may_have_other_ways_in_than_the_one_that_it_is_known_by(opened: Opened) -> None:
+    post = await opened(endpoints={**WITH_HOP, A: "test://hop/of-a"})
+    await post.send(message(), asynchronous=True)
+    await post.rest()
+    await post.send(report_of(), envelope=Envelope(via=(FAR, HOP)))
+    assert (await post.one()).answer is AnswerState.ANSWERED
+
+
+async def test_report_on_a_notification_finds_back_by_the_hop_that_it_passed(opened: Opened) -> None:
+    """Nothing is kept of its ids but its identity, and nobody here knows who sent it."""
+    post = await opened(endpoints={A: "test://hop/in", HOP: "test://hop/in", "urn:before": "test://before/in"})
+    await post.send(message(request="never"), envelope=Envelope(via=("urn:before",)))
+    await post.rest()
+    await post.send(report_of(), envelope=Envelope(via=(FAR, HOP), correlationid="b1"))
+    await post.rest()
+    assert [one.body for one in post.script.to("test://before/in")] == [report_of()]
+
+
 @pytest.mark.parametrize(
     ("source", "via"),
     [

@@ -256,7 +256,7 @@ class SimulatedBroker:
             # absent = nobody waits, as on HTTP
             envelope=sent.envelope if sent.caller_waits else msgspec.structs.replace(sent.envelope, timeleft=None),
             asynchronous=not sent.caller_waits,
-            wait=left // 1000 if sent.caller_waits and left is not None and left >= 1000 else None,
+            wait=left // 1000 if sent.listens_on and left is not None else None,
         )
         began = self._loop.time()
         try:

@@ -102,16 +102,12 @@ def check(
     brokers: Sequence[Broker],
     *,
     may_repeat: Callable[[Sent, str], int],
-    bounces: bool,
 ) -> list[str]:
-    """What of the promises does not hold; empty if all do.
-
-    `bounces`: every broker knows the way to every source, so that a broker's report of a failure comes through.
-    """
+    """What of the promises does not hold; empty if all do."""
     found = list(ledger.wrongs)
     for sent in ledger.messages.values():
         if sent.accepted is not None:
-            found += _kept(sent, bounces=bounces)
+            found += _kept(sent)
             if sent.asks:
                 found += _answered(sent)
         found += _once(sent, may_repeat)
@@ -123,9 +119,9 @@ def check(
     return found
 
 
-def _kept(sent: Sent, *, bounces: bool) -> list[str]:
+def _kept(sent: Sent) -> list[str]:
     """Promises 1 and 5: it has come to each destination, or its source knows that it has not."""
-    told = [one for one in sent.told() if one.what == "status" or one.text != DELIVERED_UNANSWERED or not bounces]
+    told = [one for one in sent.told() if one.what == "status" or one.text != DELIVERED_UNANSWERED]
     refusals = [one for one in told if one.what != "response"]
     missing = [to for to in sent.destinations if to not in sent.arrived and to not in sent.silent]
     if not missing or refusals or sent.responds is not None:

@@ -120,9 +120,7 @@ class Simulation:
         if dice.random() < 0.5:
             homes[1] = homes[0]  # two behind one gateway
         self.sender_home = dice.choice([n for n in range(count) if n != homes[0]])
-        self.knows_sources = knows_sources = (
-            dice.random() < 0.7
-        )  # else an answer finds back by the brokers that its request passed
+        knows_sources = dice.random() < 0.7  # else an answer finds back by the brokers that its request passed
         manners = [dice.choice(MANNERS) for _ in homes]
         parties = [(f"p{n}", f"urn:oid:2.{home}.{n}", home, manner, dice.random() < 0.15)
                    for n, (home, manner) in enumerate(zip(homes, manners, strict=True))]  # fmt: skip
@@ -198,11 +196,11 @@ class Simulation:
                 to = (LOOP,)
             elif dice.random() < 0.05:
                 to = (NOWHERE,)
-            sent = self._sent(f"m{n}", to, asks=not self.knows_sources or dice.random() < 0.55)
+            sent = self._sent(f"m{n}", to, asks=dice.random() < 0.55)
             self._begin(self._sends_at(dice.uniform(0, HEALED * 0.8), [sent]))
             if dice.random() < 0.25:
                 self._begin(self._copies_at(dice.uniform(HEALED * 0.5, HEALED * 1.1), sent, receivers))
-        self.is_ordered = self.knows_sources and dice.random() < 0.4
+        self.is_ordered = dice.random() < 0.4
         if self.is_ordered:
             to = (dice.choice(receivers).endpoint,)
             line = [self._sent(f"o{n}", to, asks=False, ordered=True) for n in range(dice.randint(3, 5))]
@@ -327,7 +325,7 @@ class Simulation:
         reading = self.loop.begin(None, self._read_mail())
         self.loop.run(self.loop.time() + 1)
         assert reading.done()
-        wrongs = check(self.ledger, self.brokers, may_repeat=self._may_repeat, bounces=self.knows_sources)
+        wrongs = check(self.ledger, self.brokers, may_repeat=self._may_repeat)
         wrongs += self.loop.failures + CAUGHT + (self._kept_waiting() if self.is_calm else [])
         CAUGHT.clear()
         self.loop.end()

@@ -62,6 +62,8 @@ class Mail:
 
 def read_mail(data: bytes) -> Mail:
     """Raises `MessageInvalid` where it cannot be taken apart."""
+    if b"\r\n\r\n" not in data and b"\n\n" in data:
+        raise damaged("its lines end in a bare LF, and in CRLF they must (RFC 5321, section 2.3.8)")
     leaves: list[Part] = []
     head, top = _part(data, 0, len(data))
     _walk(data, top, leaves, itertools.count(), 0)

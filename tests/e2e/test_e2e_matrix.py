@@ -10,6 +10,7 @@ import smtplib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from email.mime.application import MIMEApplication
+from email.policy import SMTP
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ class Between:
 
         def hand_over() -> None:
             with smtplib.SMTP("127.0.0.1", self.ports["email"], timeout=20) as server:
-                server.sendmail("clinic@elsewhere.example", ["fhir@north.example"], mail.as_bytes())
+                server.sendmail("clinic@elsewhere.example", ["fhir@north.example"], mail.as_bytes(policy=SMTP))
 
         await asyncio.to_thread(hand_over)
 

@@ -138,6 +138,7 @@ async def test_an_event_in_structured_mode_is_its_data_and_its_envelope(served: 
         (NOTHING_BUT_MULTIPARTS, "550 5.6.0", "damaged-mail"),
         (b"Content-Type: multipart/mixed\r\n\r\n--\r\n\r\n", "550 5.6.0", "damaged-mail"),
         (b"", "550 5.6.0", "no-message-in-mail"),
+        (attachment().replace(b"\r\n", b"\n"), "550 5.6.0", "damaged-mail"),
     ],
 )  # fmt: skip
 async def test_a_mail_without_one_readable_message_is_refused_for_good(

@@ -26,7 +26,7 @@ demo: $(READY)  ## the main job on real messages, showing what happened
 
 test: $(READY) $(CLIENTS)  ## every test; ARGS="tests/core -q" for some
 	scripts/need $(RABBITMQ) $(POSTFIX) $(NETNS)
-	$(BIN)/python -m pytest $(ARGS)
+	$(if $(ARGS),$(BIN)/python -m pytest $(ARGS),scripts/tests $(BIN)/python)
 
 check: $(READY)  ## format, lint, types, import arrows, spelling
 	$(BIN)/ruff format --check $(CODE)

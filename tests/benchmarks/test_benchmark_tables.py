@@ -143,7 +143,7 @@ def test_a_past_that_the_disk_has_no_room_for_is_left_out_and_said_to_be(tmp_pat
 def test_a_part_that_does_not_exist_is_refused() -> None:
     done = bench("--only", "a,x")
     assert done.returncode == 2
-    assert "parts are a, b, c, d, e, f, g, h, i" in done.stderr
+    assert "parts are a, b, c, d, e, f, g, h, i, j" in done.stderr
 
 
 def test_floors_are_judged_by_the_median_of_the_rounds() -> None:
@@ -170,4 +170,6 @@ def test_floors_are_judged_by_the_median_of_the_rounds() -> None:
         ["h", 0.49, False],
         ["i", 4.0, True],  # of three hops, each a third of what they add
         ["i", 8.0, True],
+        ["j", 5.0, True],
+        ["j", 5.1, False],
     ]

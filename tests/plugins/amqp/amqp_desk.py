@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,7 +14,7 @@ from uuid import uuid4
 import aio_pika
 import pytest
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
-from aiormq.exceptions import ChannelNotFoundEntity
+from aiormq.exceptions import ChannelNotFoundEntity, ConnectionInternalError
 from rabbitmq_node import RabbitNode, rabbitmq
 
 from broker.channel import Answer, AnswerKind, Arrival, Deferred, Delivered, Receipt, Refused, Transmission
@@ -161,7 +161,7 @@ class Bench:
         end = time.monotonic() + within
         while time.monotonic() < end:
             channel = await self.connection.channel()  # of its own: a queue that is not there yet closes it
-            with suppress(ChannelNotFoundEntity):
+            try:
                 there = await channel.get_queue(queue)
                 while time.monotonic() < end:
                     message = await there.get(fail=False, no_ack=True)
@@ -169,6 +169,10 @@ class Bench:
                         await channel.close()
                         return message
                     await asyncio.sleep(0.01)
+            except ChannelNotFoundEntity:
+                pass
+            except ConnectionInternalError:  # what RabbitMQ says, and hangs up, of a queue that is just being made
+                self.connection = await aio_pika.connect(self.node.url)
             await asyncio.sleep(0.02)
         raise AssertionError(f"nothing came into {queue}")
 

@@ -158,9 +158,10 @@ class Consumer:
     async def stop(self) -> None:
         """Nothing new; what is in hand is finished, and the rest goes back to the queue."""
         self._stopping.set()
-        if self._runs is not None:
+        while self._runs is not None and not self._runs.done():
+            # again and again: aiormq may take a cancellation for one of its own, and go on
             self._runs.cancel()
-            await asyncio.gather(self._runs, return_exceptions=True)
+            await asyncio.wait((self._runs,), timeout=FIRST)
         channel, acks = self._channel, self._acks
         if channel is None or acks is None or channel.is_closed:
             return

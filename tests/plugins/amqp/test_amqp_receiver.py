@@ -372,3 +372,13 @@ async def test_queue_that_is_deleted_is_made_anew_and_its_neighbour_goes_on(benc
     await until_there(bench.node, queue)
     await bench.put(queue)
     await bench.host.until(3)
+
+
+async def test_stop_ends_at_whatever_moment_of_the_start_it_comes(bench: Bench) -> None:
+    """The library below may take a cancellation for one of its own, and go on."""
+    queue = await bench.queue()
+    for wait in range(40):
+        receiver = await bench.receiver(consume=(Consume(queue=queue),))
+        await asyncio.sleep(wait / 1000)
+        async with asyncio.timeout(10):
+            await receiver.stop()

@@ -71,6 +71,7 @@ class Hosting:
     mailboxes: channel.Mailboxes
     report: LateReports
     follow: Follow
+    subscriptions: channel.Subscriptions | None
     clock: Callable[[], datetime]
 
     def now(self) -> datetime:
@@ -229,6 +230,7 @@ class Broker:
                 mailboxes=self.mailboxes,
                 report=self.late,
                 follow=self.live.follow,
+                subscriptions=None,
             )
             receiver = spec.receiver(its_settings, host) if spec.receiver else None
             sender = spec.sender(its_settings, host) if spec.sender else None

@@ -40,12 +40,15 @@ __all__ = [
     "Mail",
     "MailPage",
     "Mailboxes",
+    "Manner",
     "Peer",
     "Receipt",
     "Receiver",
     "Refused",
     "Room",
     "Sender",
+    "Subscriber",
+    "Subscriptions",
     "Taken",
     "Transmission",
 ]
@@ -105,6 +108,18 @@ class Arrival(msgspec.Struct, frozen=True, kw_only=True):
     hold: Hold | None = None  # of a body that came in pieces; the flow lets it go
 
 
+class Manner(msgspec.Struct, frozen=True, kw_only=True):
+    """How a subscriber asked to be told: the bytes exactly so, with nothing of ours around them."""
+
+    method: str = "POST"  # PUT: a resource to its own URL (S-41); OPTIONS: whether it may be told at all (C-28)
+    path: str = ""  # after the address: "Patient/1"
+    headers: tuple[tuple[str, str], ...] = ()  # the subscriber's own; secrets, so never logged
+    subject: str = ""  # of a mail
+    origin: str = ""  # WebHook-Request-Origin, of what asks for consent and of what was consented to (C-28, C-29)
+    callback: str = ""  # WebHook-Request-Callback: where consent may be given later (C-30)
+    rate: int | None = None  # WebHook-Request-Rate: notifications a minute
+
+
 class Transmission(msgspec.Struct, frozen=True, kw_only=True):
     """One message on its way to one address: the destinations that share it leave together (M-55)."""
 
@@ -119,6 +134,7 @@ class Transmission(msgspec.Struct, frozen=True, kw_only=True):
     listens_on: bool = False  # the caller asked to wait for the response message: a plain acknowledgement is not enough
     attempt: int = 1
     in_reply_to: str | None = None  # of a response or report: the `reference` that its request came with
+    manner: Manner | None = None  # of a notification: nothing is added to what it says
 
 
 class Delivered(msgspec.Struct, frozen=True, kw_only=True):
@@ -215,6 +231,26 @@ class Happening(msgspec.Struct, frozen=True, kw_only=True):
     note: str = ""  # id of the problem of what failed, id of the response of what was answered
 
 
+class Subscriber(Protocol):
+    """One socket of a subscriber. What it is told comes from the log: nothing waits for it in memory."""
+
+    async def say(self, text: str) -> None:
+        """Something the client wrote: `bind ID`, `bind-with-token TOKEN`. Raises `Refusal` for what is refused."""
+        ...
+
+    async def next(self) -> str:
+        """The next text to write, as soon as there is one; raises `Refusal` where the socket is to be closed: why."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Subscriptions(Protocol):
+    """The subscriptions that are told over sockets, for a channel that has some."""
+
+    def subscriber(self, peer: Peer) -> Subscriber: ...
+
+
 class Accept(Protocol):
     """Takes a message in; returns when the caller may be answered, raises `Refusal` if it is not kept."""
 
@@ -232,6 +268,7 @@ class Host(Protocol):
     room: Room
     web: Any  # the partner-facing aiohttp Application; a channel may add ways in to it
     mailboxes: Mailboxes
+    subscriptions: Subscriptions | None  # None where the configuration serves none
 
     def may_be_here(self, host: str, /) -> bool:
         """Whether a host that a sender connects to may be this machine or its own link (A-27)."""

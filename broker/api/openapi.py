@@ -57,7 +57,7 @@ _LINE = {
     "id": _of("string", format="uuid", description="ours"),
     "position": _NUMBER,
     "accepted": _TIME,
-    "fate": _of("string", enum=["message", "answer", "late", "double", "unmatched", "report"]),
+    "fate": _of("string", enum=["message", "answer", "late", "double", "unmatched", "report", "notice"]),
     "event": _TEXT0,
     "source": _TEXT0,
     "destinations": _list(_TEXT),

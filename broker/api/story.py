@@ -29,6 +29,7 @@ _FATES = {
     Fate.DOUBLE: "one more response to",
     Fate.UNMATCHED: "a response to nothing that was carried here",
     Fate.REPORT: "our own report on",
+    Fate.NOTICE: "a notification of ours",
 }
 
 

@@ -14,6 +14,10 @@ import msgspec
 from broker.config.mistake import Mistake
 from broker.core.fhir.header import Event, Release
 from broker.core.policy import Policy, Rule
+from broker.core.subscription import life
+from broker.core.subscription.subscription import Content
+from broker.core.subscription.topic import Topic
+from broker.core.subscription.wrap import EVENT
 from broker.directory.source import ServerSource
 
 
@@ -57,6 +61,7 @@ class Party(msgspec.Struct, frozen=True, kw_only=True):
     endpoints: tuple[str, ...] = ()  # names, or patterns of them
     relays_for: tuple[str, ...] = ()
     broker: bool = False
+    content: Content | None = None  # the most that its subscriptions are told; None: as `subscriptions.content`
 
 
 class Allow(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,6 +77,20 @@ class Directory(msgspec.Struct, frozen=True, kw_only=True):
     # In the order of the file: an address, all of a list, `{first: …}`, or `direct`.
     endpoints: Mapping[str, Whereto] = MappingProxyType({})
     lines: Mapping[str, int] = MappingProxyType({})  # where each of them stands, for explanations
+
+
+class Subscriptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Who may be told of what; absent = nobody subscribes here."""
+
+    topics: tuple[Topic, ...] = ()  # read and checked
+    allow: tuple[str, ...] = ()  # address patterns: where notifications may be sent
+    content: Content = Content.ID_ONLY  # the most that whoever has no cap of its own is told (S-63)
+    most: int = 10_000  # subscriptions
+    policy: life.Policy = life.Policy()
+    delivery: Policy  # retries, give-up and lane of notifications
+    token: timedelta = timedelta(minutes=30)  # how long a binding token of a socket is good for
+    event: Event = EVENT  # of notifications that are sent as messages (S-49)
+    heartbeat: timedelta = timedelta(seconds=10)  # the closest that is served
 
 
 class LogLevel(Enum):
@@ -105,6 +124,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     directory: Directory
     routes: tuple[Rule, ...] = ()
     defaults: Policy
+    subscriptions: Subscriptions | None = None
     log: Log
     insecure: bool = False  # run with --insecure, which /health shows
     warnings: tuple[Mistake, ...] = ()

@@ -23,6 +23,7 @@ class Fate(IntEnum):
     DOUBLE = 3  # one more response to a delivery that has its answer
     UNMATCHED = 4  # a response to nothing that we carried
     REPORT = 5  # our own: a bounce, or word that no answer came
+    NOTICE = 6  # our own: a notification for a subscriber
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -291,7 +291,10 @@ class Host(Protocol):
 
 
 class Receiver(Protocol):
-    """One with a listener of its own says in an attribute `listening` where, once it has started: "127.0.0.1:8081"."""
+    """One with a listener of its own says in an attribute `listening` where, once it has started: "127.0.0.1:8081".
+
+    One that subscribers connect to says in an attribute `subscribers_at` to which URL.
+    """
 
     async def start(self) -> None: ...  # returns once it is listening
 

@@ -208,8 +208,8 @@ class Feeds:
         if row is not None and is_fed(row.subscription):
             if row.life.status is Status.REQUESTED:
                 self._move(row, Happening.GREETED)  # S-15: there is nobody to shake hands with before somebody binds
-            if line is None and row.subscription.end is not None:
-                self._look_at(key, row, None)
+            if row.subscription.end is not None:
+                self._look_at(key, row, line)
         if line is None:
             return
         refusal = _ended(row)
@@ -297,7 +297,7 @@ class Feeds:
         """It is looked at when its next heartbeat is due, or its end."""
         now = self._here.now()
         subscription = row.subscription
-        if subscription.end is not None and row.life.status not in ENDED:
+        if subscription.end is not None and row.life.status not in ENDED and key not in self._moving:
             self._look_again(key, max(subscription.end, now))
         if subscription.heartbeat is not None and line is not None and line.bounds:
             # of those that do not read, the next is due a whole period later: they have one to hear already

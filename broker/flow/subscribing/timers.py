@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import datetime
 from heapq import heapify, heappop, heappush
 
@@ -33,9 +32,11 @@ class Timers:
             heappop(self._heap)
         return self._heap[0][0] if self._heap else None
 
-    def due(self, now: datetime) -> Iterator[int]:
-        """The keys whose time has come, each once; what is set meanwhile counts too."""
+    def due(self, now: datetime) -> list[int]:
+        """The keys whose time has come, each once; what is set for now by whoever looks at them comes next time."""
+        keys = []
         while (first := self.first()) is not None and first <= now:
             key = heappop(self._heap)[1]
             del self._due[key]
-            yield key
+            keys.append(key)
+        return keys

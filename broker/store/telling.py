@@ -137,6 +137,8 @@ class Telling(Protocol):
 
     async def told(self) -> int: ...  # the position up to which the log was followed; that of the newest at first
 
+    async def newest(self) -> int: ...  # the position of the newest message
+
     async def log(self, after: int, limit: int, largest: int, most: int) -> LogPage:
         """What was accepted after a position, oldest first, no reports or notices of ours among it; at most so many
         bytes of bodies in all (one comes at least), none of more than `largest`."""

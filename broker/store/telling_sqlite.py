@@ -145,14 +145,17 @@ def notice(
     return kept
 
 
-def move(tx: Transaction, *, key: int, life: Life, sent: int | None, ended: int | None) -> Subscribed | None:
+def move(tx: Transaction, *, key: int, life: Life | None, sent: int | None, ended: int | None) -> Subscribed | None:
     row = tx.db.execute("SELECT notice FROM subscription WHERE key = ?", (key,)).fetchone()
     if row is None:
         return None
     under_way = row[0]
     if under_way is not None and decode_notice(under_way).position == ended:
         under_way = None
-    tx.db.execute("UPDATE subscription SET life = ?, notice = ? WHERE key = ?", (encode(life), under_way, key))
+    tx.db.execute(
+        "UPDATE subscription SET life = coalesce(?, life), notice = ? WHERE key = ?",
+        (None if life is None else encode(life), under_way, key),
+    )
     if sent is not None:
         tx.db.execute("UPDATE counter SET sent = ? WHERE key = ?", (sent, key))
     return _one(tx, key)

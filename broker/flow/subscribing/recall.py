@@ -11,7 +11,7 @@ from broker.core.fhir.write import instant
 from broker.core.outcome import Refusal
 from broker.core.subscription.content import Content as Opened
 from broker.core.subscription.notification import About, Carried, Event, carried
-from broker.core.subscription.subscription import Content
+from broker.core.subscription.subscription import Content, Subscription
 from broker.flow.here import Here
 from broker.flow.subscribing.registry import Registry
 from broker.store import Stored
@@ -19,30 +19,10 @@ from broker.store.telling import Heard, Subscribed
 
 SEGMENTS = {Release.R4: "R4", Release.R4B: "R4B"}  # of the base that a release is pinned at; R5 for the later ones
 LARGEST = 8 << 20  # bytes of a message that is opened for its events
-PART = 16  # messages read at a time
 
 
 class Kept(Protocol):
     async def load(self, positions: Sequence[int], largest: int) -> dict[int, tuple[Stored, bytes | None]]: ...
-
-
-def url_of(here: Here, row: Subscribed) -> str:
-    """The full URL of a subscription, at the base of its release."""
-    return f"{here.base_url}/{SEGMENTS.get(row.subscription.release, 'R5')}/Subscription/{row.subscription.id}"
-
-
-def about(here: Here, row: Subscribed, *, format: Format, release: Release | None) -> About:
-    """What notifications say of it; in its own release unless another is asked for."""
-    subscription = row.subscription
-    return About(
-        url=url_of(here, row),
-        topic=subscription.topic,
-        status=row.life.status,
-        since_start=row.counted,
-        content=subscription.content or Content.ID_ONLY,
-        release=release or subscription.release,
-        format=format,
-    )
 
 
 class Recalling:
@@ -51,24 +31,34 @@ class Recalling:
         self._store = store
         self._registry = registry
 
-    async def events(self, row: Subscribed, heard: Sequence[Heard], *, content: Content, most: int) -> list[Event]:
-        """In their order, until there are `most` bytes of resources.
+    def url(self, subscription: Subscription) -> str:
+        """The full URL of a Subscription, at the base of its release."""
+        return f"{self._here.base_url}/{SEGMENTS.get(subscription.release, 'R5')}/Subscription/{subscription.id}"
 
-        Of what retention took, and of what is too large, number and time are left.
-        """
-        found: list[Event] = []
-        size = 0
-        for at in range(0, len(heard), PART):
-            part = heard[at : at + PART]
-            opened: dict[int, Opened] = {}
-            if content is not Content.EMPTY:
-                opened = await self._opened({one.position for one in part})
-            told = [self._event(row, one, opened, content) for one in part]
-            found += told
-            size += sum(len(one.body) for event in told for one in (event.focus, *event.more) if one is not None)
-            if size > most:
-                break
-        return found
+    def about(
+        self, row: Subscribed, *, written: tuple[Format, Release] | None = None, content: Content | None = None
+    ) -> About:
+        """What notifications say of it; `written`: in which format and release, `content`: where it is to be less."""
+        subscription = row.subscription
+        format, release = written or (Format.JSON, subscription.release)
+        agreed = subscription.content or Content.ID_ONLY
+        return About(
+            url=self.url(subscription),
+            topic=subscription.topic,
+            status=row.life.status,
+            since_start=row.counted,
+            content=content if content is not None and agreed.exceeds(content) else agreed,
+            release=release,
+            format=format,
+        )
+
+    async def events(self, row: Subscribed, heard: Sequence[Heard], content: Content | None = None) -> list[Event]:
+        """In their order. Of what retention took, and of what is too large, number and time are left."""
+        level = self.about(row, content=content).content
+        opened: dict[int, Opened] = {}
+        if level is not Content.EMPTY:
+            opened = await self._opened({one.position for one in heard})
+        return [self._event(row, one, opened, level) for one in heard]
 
     async def _opened(self, positions: set[int]) -> dict[int, Opened]:
         loaded = await self._store.load(sorted(positions), LARGEST)

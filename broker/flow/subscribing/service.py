@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
+from typing import Protocol
 
 import msgspec
 import structlog
@@ -11,28 +12,37 @@ import structlog
 from broker.core.fhir.header import Format, Release
 from broker.core.outcome import Busy, Conflict, NotFound, Problem, SubscriptionRefused
 from broker.core.subscription.check import checked
-from broker.core.subscription.consent import consents_to, is_consent
+from broker.core.subscription.consent import consent_token, consents_to, is_consent
 from broker.core.subscription.life import Happening, Life, Policy, after
-from broker.core.subscription.notification import Kind, batches, notification, statuses
+from broker.core.subscription.notification import About, Event, Kind, batches, notification, statuses
 from broker.core.subscription.operations import Events, Resend
 from broker.core.subscription.read import read_subscription
 from broker.core.subscription.subscription import HIDDEN, Content, Model, Status, Subscription, with_secrets_of
 from broker.core.subscription.topic import Topic
 from broker.flow.here import Here
 from broker.flow.subscribing.offers import Offers
-from broker.flow.subscribing.recall import Recalling, about
 from broker.flow.subscribing.registry import Registry
-from broker.store.telling import NO_EVENT, Subscribed, Telling
+from broker.store.telling import NO_EVENT, Heard, Subscribed, Telling
 
 log = structlog.get_logger("broker.subscriptions")
 
 MOST_EVENTS = 1000  # of one answer to `$events`; who wants more asks again from the next number on
 MOST_BYTES = 8 << 20  # of the resources in one
+PART = 50  # events whose messages are in memory at once
 RETRY_WHEN_FULL = 3600.0  # seconds: somebody has to leave first
 
 # Seals ids of subscriptions, now; and says until when that is good.
 Token = Callable[[Sequence[str], datetime], tuple[str, datetime]]
 Withdraw = Callable[[int, str], Awaitable[bool]]
+
+
+class Composing(Protocol):
+    """Writes what subscribers are told."""
+
+    def about(
+        self, row: Subscribed, *, written: tuple[Format, Release] | None = None, content: Content | None = None
+    ) -> About: ...
+    async def events(self, row: Subscribed, heard: Sequence[Heard], content: Content | None = None) -> list[Event]: ...
 
 
 class Service:
@@ -44,7 +54,7 @@ class Service:
         here: Here,
         store: Telling,
         registry: Registry,
-        recalling: Recalling,
+        composing: Composing,
         offers: Offers,
         policy: Policy,
         most: int,
@@ -57,7 +67,7 @@ class Service:
         self._here = here
         self._store = store
         self._registry = registry
-        self._recalling = recalling
+        self._composing = composing
         self._offers = offers
         self._policy = policy
         self._most = most
@@ -171,26 +181,36 @@ class Service:
     def status(self, rows: Sequence[Subscribed], *, format: Format, release: Release | None, self_url: str) -> bytes:
         """`$status`: of each as it stands now."""
         told = [
-            (about(self._here, row, format=format, release=release), self._here.new_id())
+            (self._composing.about(row, written=(format, release or row.subscription.release)), self._here.new_id())
             for row in rows
-        ]  # fmt: skip
+        ]
         return statuses(told, format=format, self_url=self_url, errors=[_errors(row) for row in rows])
 
     async def events(self, id: str, asked: Events, *, owner: str, format: Format, release: Release | None) -> bytes:
         """`$events`: what it was told of, by number; as many as fit into one answer, the lowest first."""
         row = self._numbered(id, owner)
-        content = row.subscription.content or Content.ID_ONLY
-        if asked.content is not None and not asked.content.exceeds(content):
-            content = asked.content
-        since = max(asked.range.since or 0, NO_EVENT + 1)
-        until = row.counted if asked.range.until is None else min(asked.range.until, row.counted)
-        heard = await self._store.heard(row.key, since, until, MOST_EVENTS) if since <= until else ()
-        events = await self._recalling.events(row, heard, content=content, most=MOST_BYTES)
+        written = (format, release or row.subscription.release)
+        said = self._composing.about(row, written=written, content=asked.content)
+        events = await self._heard(row, asked, said.content)
         first = next(batches(events, most=MOST_EVENTS, bytes_each=MOST_BYTES), ())
-        said = about(self._here, row, format=format, release=release)
-        said = msgspec.structs.replace(said, content=content)
         ids = (self._here.new_id(), self._here.new_id())
         return notification(Kind.QUERY_EVENT, said, ids=ids, at=self._here.now(), events=first, errors=_errors(row))
+
+    async def _heard(self, row: Subscribed, asked: Events, content: Content) -> list[Event]:
+        """Little more than goes into one answer."""
+        at = max(asked.range.since or 0, NO_EVENT + 1)
+        until = row.counted if asked.range.until is None else min(asked.range.until, row.counted)
+        events: list[Event] = []
+        size = 0
+        while at <= until and size <= MOST_BYTES and len(events) < MOST_EVENTS:
+            heard = await self._store.heard(row.key, at, until, PART)
+            if not heard:
+                break
+            part = await self._composing.events(row, heard, content)
+            size += sum(len(one.body) for event in part for one in (event.focus, *event.more) if one is not None)
+            events += part
+            at = heard[-1].number + 1
+        return events
 
     async def resend(self, id: str, asked: Resend, *, owner: str) -> tuple[int, int]:
         """`$resend`: events are sent again over the channel, from one on; returns the first number and the last."""
@@ -205,9 +225,14 @@ class Service:
         first = await self._first_of(row, asked)
         row = self.get(id, owner)  # as it is now: it may have moved while the store was asked
         if first <= row.sent:
-            moved = await self._store.move(row.key, row.life, sent=first - 1)
+            # what is under way would set `sent` forward again when it ends: it is one of those that come once more
+            under_way = row.notice if row.notice is not None and row.notice.kind is Kind.EVENT else None
+            ended = None if under_way is None else under_way.position
+            moved = await self._store.move(row.key, row.life, sent=first - 1, ended=ended)
             if moved is not None:
                 self._registry.put(moved)
+            if ended is not None:
+                await self._withdraw(ended, "its events are sent once more, from an earlier one on")
         return first, row.counted
 
     async def _first_of(self, row: Subscribed, asked: Resend) -> int:
@@ -254,6 +279,10 @@ class Service:
         return row
 
     # -- consent to webhooks (C-30)
+
+    def callback(self, subscription: Subscription) -> str:
+        """Where the owner of an endpoint may consent later."""
+        return f"{self._here.base_url}/consent/{consent_token(self._key, subscription)}"
 
     async def consented(self, token: str) -> None:
         """The owner of an endpoint that was asked whether it may be told says yes, later."""

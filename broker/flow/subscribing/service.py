@@ -13,7 +13,7 @@ from broker.core.fhir.header import Format, Release
 from broker.core.outcome import Busy, Conflict, NotFound, Problem, SubscriptionRefused
 from broker.core.subscription.check import checked
 from broker.core.subscription.consent import consent_token, consents_to, is_consent
-from broker.core.subscription.life import Happening, Life, Policy, after
+from broker.core.subscription.life import Happening, Life, Policy, after, due
 from broker.core.subscription.notification import About, Event, Kind, batches, notification, statuses
 from broker.core.subscription.operations import Events, Resend
 from broker.core.subscription.read import read_subscription
@@ -75,6 +75,17 @@ class Service:
         self._withdraw = withdraw
         self._token = token
         self.sockets = sockets
+        self.counted = 0  # events, each for each who hears of it, since the start
+        self._known = {row.key: row.counted for row in registry}
+        registry.on_change(self._count)
+
+    def _count(self, key: int) -> None:
+        row = self._registry.get(key)
+        if row is None:
+            self._known.pop(key, None)
+            return
+        self.counted += max(row.counted - self._known.get(key, row.counted), 0)
+        self._known[key] = row.counted
 
     # -- what is there
 
@@ -92,6 +103,11 @@ class Service:
         if row is None or not self._is_theirs(row, owner):
             raise NotFound("no Subscription has this id here", id="unknown-subscription", expression="http.id")
         return row
+
+    def due(self, row: Subscribed) -> datetime | None:
+        """When time alone will bring something: a heartbeat, its end, that of an error."""
+        found = due(row.subscription, row.life, policy=self._policy)
+        return None if found is None else found[0]
 
     def _is_theirs(self, row: Subscribed, owner: str | None) -> bool:
         return owner is None or not self._here.parties or row.owner == owner

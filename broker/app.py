@@ -29,6 +29,7 @@ from broker.core.address_pattern import AddressPattern, AddressPatterns, host_of
 from broker.core.fhir.header import Release
 from broker.core.ids import MessageIds
 from broker.core.rules import RuleSet
+from broker.core.subscription.subscription import Content
 from broker.directory import Directory, DirectoryProblem, Snapshot, changed_names
 from broker.flow.aside import Aside
 from broker.flow.callers import Callers
@@ -40,6 +41,7 @@ from broker.flow.late import LateReports
 from broker.flow.live import Live
 from broker.flow.notify import Followers
 from broker.flow.retention import Ages, Retaining
+from broker.flow.subscribing.joined import Terms
 from broker.flow.watch import Watching
 from broker.notify import ServiceManager, inherited_sockets, watchdog_interval
 from broker.plugins import Channels
@@ -134,11 +136,12 @@ class Broker:
         flow = join(
             here=here, store=store, ledger=store, channels=self.channels, directory=self._snapshot, rules=self.rules,
             defaults=settings.defaults, intake=self.intake, aside=self.aside, callers=self.callers,
-            followers=self.followers, live=self.live, reads=self.reads, meter=self.metrics,
+            followers=self.followers, live=self.live, reads=self.reads, meter=self.metrics, telling=store,
+            subscriptions=_terms(settings),
         )  # fmt: skip
         self.receiving, self.accepting, self.delivering = flow.receiving, flow.accepting, flow.delivering
         self.late, self.mailboxes, self.sweeping = flow.late, flow.mailboxes, flow.sweeping
-        self.refusals = flow.refusals
+        self.refusals, self.subscribing = flow.refusals, flow.subscribing
         kept = settings.store.retention
         ages = Ages(body=kept.body, mailbox=kept.mailbox, identity=kept.identity, trace=kept.trace)
         self.retaining = Retaining(here=here, store=store, ages=ages)
@@ -163,7 +166,11 @@ class Broker:
             )
             self._build_channels(app)  # before anything is carried: what waits must find its sender
             await self.delivering.load_holds()
+            if self.subscribing is not None:
+                await self.subscribing.load()
             self._start_task(self.delivering.run(), "deliver")
+            if self.subscribing is not None:
+                self._start_task(self.subscribing.notices.run(), "notices")
             self._start_task(self.watching.run(), "watch")
             self._start_task(self.sweeping.run(), "sweep")
             self._start_task(self.retaining.run(), "retention")
@@ -327,6 +334,19 @@ def _here(settings: Settings, store: SqliteStore, clock: SteadyClock) -> Here:
         now=clock,
         wall=clock.wall,
     )
+
+
+def _terms(settings: Settings) -> Terms | None:
+    """What is said of subscriptions; None where nobody may subscribe."""
+    said = settings.subscriptions
+    if said is None:
+        return None
+    caps = {party.name: party.content for party in settings.parties.values() if party.content is not None}
+
+    def cap(owner: str) -> Content:
+        return caps.get(owner, said.content)
+
+    return Terms(topics=said.topics, delivery=said.delivery, policy=said.policy, event=said.event, cap=cap)
 
 
 async def run(settings: Settings, *, env: Mapping[str, str] = os.environ) -> None:

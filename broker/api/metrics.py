@@ -54,6 +54,10 @@ class Metrics:
         self._durations = Timed(registry, "delivery_duration_seconds", "Attempts, by channel.", ATTEMPT, "channel")
         self._commits = Timed(registry, "store_commit_seconds", "Commits of the store.", COMMIT)
         self._stalls = Timed(registry, "loop_stall_seconds", "How late the event loop came round, by samples.", STALL)
+        self._told = counted(registry, "subscription_events", "Events that topics told of and somebody heard of.")
+        self._heard = counted(registry, "subscription_event_numbers", "Event numbers given to subscriptions.")
+        self._behind = 0.0  # seconds
+        registry.register(self)
         self._operations = counted(registry, "store_operations", "Operations that the commits held.")
         info = prometheus.Gauge("build_info", "This release.", ("version", "python"), PREFIX, registry=registry)
         info.labels(__version__, platform.python_version()).set(1)
@@ -92,6 +96,17 @@ class Metrics:
     def stalled(self, seconds: float) -> None:
         """The loop came round so much later than it was due."""
         self._stalls.child().observe(seconds)
+
+    def told(self, events: int, numbers: int) -> None:
+        self._told[()] += events
+        self._heard[()] += numbers
+
+    def behind(self, seconds: float) -> None:
+        """How long the oldest message has been waiting that was not looked into for subscribers."""
+        self._behind = seconds
+
+    def collect(self) -> Iterator[Metric]:
+        yield _gauge("subscription_lag_seconds", "Age of what was not yet looked into for subscribers.", self._behind)
 
     # -- what the store says
 

@@ -131,7 +131,7 @@ def notice(
     return kept
 
 
-def move(tx: Transaction, *, key: int, life: Life, sent: int | None, ended: int | None) -> Subscribed | None:
+def move(tx: Transaction, *, key: int, life: Life | None, sent: int | None, ended: int | None) -> Subscribed | None:
     row = tx.db.execute("SELECT notice FROM subscription WHERE key = ?", (key,)).fetchone()
     if row is None:
         return None
@@ -139,8 +139,8 @@ def move(tx: Transaction, *, key: int, life: Life, sent: int | None, ended: int 
     if under_way is not None and decode_notice(under_way).position == ended:
         under_way = None
     tx.db.execute(
-        "UPDATE subscription SET life = ?, sent = coalesce(?, sent), notice = ? WHERE key = ?",
-        (encode(life), sent, under_way, key),
+        "UPDATE subscription SET life = coalesce(?, life), sent = coalesce(?, sent), notice = ? WHERE key = ?",
+        (None if life is None else encode(life), sent, under_way, key),
     )
     return _one(tx, key)
 

@@ -13,6 +13,7 @@ send: {Encounter: [Encounter:patient, Observation:encounter]}
 query: https://source.example/fhir/Encounter?_lastUpdated=gt{since}
 spread: 30s
 source_rate: 50
+relayed: true                          # another server tells of it (S-24): `on` may be left out; or a NAME: /in/NAME
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from broker.core.subscription.elements import Complaints, Element, listed
 from broker.core.subscription.fhirpath import Path
 from broker.core.subscription.parameters import Kind
 from broker.core.subscription.topic import EventTrigger, FilterBy, Interaction, ResourceTrigger, Shape, Topic
-from broker.core.subscription.topic_resource import conditions_of, fhirpath_of, interactions_of
+from broker.core.subscription.topic_resource import conditions_of, fhirpath_of, interactions_of, relayed_of
 
 _KEYS = (
     *("url", "version", "title", "description", "on", "interactions", "filters", "send", "query", "spread"),
-    "source_rate",
+    *("source_rate", "relayed"),
 )
 _EVENT = ("event", "focus", "where", "fhirpath")
 _RESOURCE = ("resource", "interactions", "where", "fhirpath", "only_focus")
@@ -47,7 +48,8 @@ def topic_from(values: Any, *, where: str = "topic") -> Topic:
     complain = Complaints()
     element = Element(values, where, complain)
     _known(element, _KEYS)
-    events, resources = _triggers(element)
+    relayed, way_in = relayed_of(element, element.values.get("relayed", False))
+    events, resources = _triggers(element, relayed)
     topic = Topic(
         url=element.text("url", required=True),
         version=element.text("version"),
@@ -61,6 +63,8 @@ def topic_from(values: Any, *, where: str = "topic") -> Topic:
         query=_query(element),
         spread=_spread(element),
         source_rate=_rate(element),
+        relayed=relayed,
+        way_in=way_in,
     )
     if topic.url and (":" not in topic.url or "|" in topic.url):
         complain(element.at("url"), "must be an absolute URI without a version: subscribers name the topic by it.")
@@ -76,7 +80,7 @@ def _known(element: Element, keys: tuple[str, ...]) -> None:
             element.complain(element.at(str(name)), f"is not known{meant}", id="unknown-key", code="structure")
 
 
-def _triggers(element: Element) -> tuple[tuple[EventTrigger, ...], tuple[ResourceTrigger, ...]]:
+def _triggers(element: Element, relayed: bool) -> tuple[tuple[EventTrigger, ...], tuple[ResourceTrigger, ...]]:
     events: list[EventTrigger] = []
     resources: list[ResourceTrigger] = []
     for one in element.elements("on"):
@@ -86,8 +90,9 @@ def _triggers(element: Element) -> tuple[tuple[EventTrigger, ...], tuple[Resourc
             resources.append(_resource(one))
         else:
             one.complain(one.where, "must say `event` or `resource`.", id="missing-element", code="required")
-    if "on" not in element.values:
-        element.complain.missing(element.at("on"), "without a trigger a topic never tells of anything")
+    if "on" not in element.values and not relayed:
+        why = "without a trigger a topic never tells of anything, unless it is `relayed`"
+        element.complain.missing(element.at("on"), why)
     return tuple(events), tuple(resources)
 
 

@@ -84,7 +84,7 @@ class SubscriptionOperations:
     async def consented(self, request: web.Request) -> web.StreamResponse:
         """Whoever calls this was asked by OPTIONS whether it may be told, and says yes."""
         asking = Asking(request, self._here)
-        await self._service.consented(request.match_info["token"])
+        self._service.consented(request.match_info["token"])
         return self._said(asking, "consented", "Noted: this endpoint may be told of events.")
 
     def _said(self, asking: Asking, id: str, text: str) -> web.Response:

@@ -25,6 +25,7 @@ from subscription_desk import (
 )
 
 from broker.core.fhir.header import Release
+from broker.core.subscription.consent import callback
 from broker.core.subscription.life import Happening
 from broker.core.subscription.subscription import HIDDEN, Content
 
@@ -435,6 +436,7 @@ async def test_resend_says_which_events_come_once_more(client: Client) -> None:
     path = f"/fhir/R5/Subscription/{made}/$resend"
     reply = await client("POST", f"{path}?eventsSinceNumber=2")
     assert (reply.status, reply.text) == (200, "Events 2 to 3 are sent once more over the channel.")
+    await client.desk.written()
     assert client.desk.now(row).sent == 1
     asked = {
         "resourceType": "Parameters",
@@ -449,10 +451,11 @@ async def test_resend_says_which_events_come_once_more(client: Client) -> None:
 async def test_owner_of_a_webhook_consents_by_the_callback(client: Client, method: str) -> None:
     """C-30."""
     made = (await client.create("/R5", r5(contentType="application/cloudevents+json"))).json["id"]
-    url = client.desk.service.callback(client.desk.service.get(made, "").subscription)
+    url = callback(BASE_URL, client.desk.store.key, client.desk.service.get(made, "").subscription)
     assert (await client("HEAD", url)).status == 405  # who only looks does not consent
     assert client.desk.service.get(made, "").life.status == "requested"
     assert (await client(method, url)).status == 200
+    await client.desk.written()
     assert client.desk.service.get(made, "").life.status == "active"
     assert (await client(method, url[:-1] + "x")).status == 404
 

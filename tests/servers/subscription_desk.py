@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,10 @@ from broker.core.subscription.topic import (
     Topic,
 )
 from broker.flow.here import Here
+from broker.flow.subscribing.composing import Composing
+from broker.flow.subscribing.material import Material
+from broker.flow.subscribing.moves import Moves
 from broker.flow.subscribing.offers import Offers
-from broker.flow.subscribing.recall import Recalling
 from broker.flow.subscribing.registry import Registry
 from broker.flow.subscribing.service import Service
 from broker.store import Kept, NewDelivery, NewMessage
@@ -146,7 +148,6 @@ class Subscribing:
     service: Service
     here: Here
     clock: list[datetime]
-    withdrawn: list[int] = field(default_factory=list)
 
     def passes(self, **time: float) -> None:
         self.clock[0] += timedelta(**time)
@@ -227,6 +228,10 @@ class Subscribing:
             await self.store.tell(position, [event])
         await self._reload()
 
+    async def written(self) -> None:
+        """All that happened so far is on disk: the store writes in order."""
+        await self.store.unsubscribe(0)
+
     async def sent(self, row: Subscribed, number: int) -> Subscribed:
         moved = await self.store.move(row.key, self.now(row).life, sent=number)
         assert moved is not None
@@ -266,15 +271,13 @@ def subscribing(
         known=lambda endpoint: endpoint == "urn:oid:2.1",
         **({"cap": Content.FULL} | more),
     )
-    withdrawn: list[int] = []
-
-    async def withdraw(position: int, why: str) -> bool:
-        withdrawn.append(position)
-        return True
-
+    policy = Policy()
     service = Service(
-        here=here, store=store, registry=registry, offers=offers, policy=Policy(), most=most, key=store.key,
-        composing=Recalling(here=here, store=store, registry=registry), withdraw=withdraw,
-        token=lambda ids, now: ("sealed-" + ".".join(ids), now + timedelta(minutes=30)), sockets=SOCKETS,
+        here=here, store=store, registry=registry, offers=offers, policy=policy, most=most, key=store.key,
+        composing=Composing(
+            here=here, material=Material(store=store, ids=here.ids, base_url=here.base_url), topic_of=registry.topic_of
+        ),
+        moves=Moves(here=here, telling=store, registry=registry, policy=policy, moved=lambda key: None),
+        token=lambda ids, now: ("sealed-" + ".".join(ids), now + timedelta(minutes=30)), sockets=lambda: SOCKETS,
     )  # fmt: skip
-    return Subscribing(store, registry, service, here, clock, withdrawn)
+    return Subscribing(store, registry, service, here, clock)

@@ -15,6 +15,11 @@ def consent_token(key: bytes, subscription: Subscription) -> str:
     return f"{subscription.id}.{_seal(key, subscription)}"
 
 
+def callback(base_url: str, key: bytes, subscription: Subscription) -> str:
+    """The URL at which the owner of the endpoint consents."""
+    return f"{base_url}/consent/{consent_token(key, subscription)}"
+
+
 def consents_to(token: str) -> str:
     """The id of the subscription that a token is about; what it is worth, `is_consent` says."""
     return token.rpartition(".")[0]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Protocol
 
 import msgspec
 import structlog
@@ -12,17 +11,19 @@ import structlog
 from broker.core.fhir.header import Format, Release
 from broker.core.outcome import Busy, Conflict, NotFound, Problem, SubscriptionRefused
 from broker.core.subscription.check import checked
-from broker.core.subscription.consent import consent_token, consents_to, is_consent
+from broker.core.subscription.consent import consents_to, is_consent
 from broker.core.subscription.life import Happening, Life, Policy, after, due
-from broker.core.subscription.notification import About, Event, Kind, batches, notification, statuses
+from broker.core.subscription.notification import Event, Kind, batches, notification, statuses
 from broker.core.subscription.operations import Events, Resend
 from broker.core.subscription.read import read_subscription
 from broker.core.subscription.subscription import HIDDEN, Content, Model, Status, Subscription, with_secrets_of
 from broker.core.subscription.topic import Topic
 from broker.flow.here import Here
+from broker.flow.subscribing.composing import Composing
+from broker.flow.subscribing.moves import Moves, Word
 from broker.flow.subscribing.offers import Offers
 from broker.flow.subscribing.registry import Registry
-from broker.store.telling import NO_EVENT, Heard, Subscribed, Telling
+from broker.store.telling import NO_EVENT, Subscribed, Telling
 
 log = structlog.get_logger("broker.subscriptions")
 
@@ -33,16 +34,6 @@ RETRY_WHEN_FULL = 3600.0  # seconds: somebody has to leave first
 
 # Seals ids of subscriptions, now; and says until when that is good.
 Token = Callable[[Sequence[str], datetime], tuple[str, datetime]]
-Withdraw = Callable[[int, str], Awaitable[bool]]
-
-
-class Composing(Protocol):
-    """Writes what subscribers are told."""
-
-    def about(
-        self, row: Subscribed, *, written: tuple[Format, Release] | None = None, content: Content | None = None
-    ) -> About: ...
-    async def events(self, row: Subscribed, heard: Sequence[Heard], content: Content | None = None) -> list[Event]: ...
 
 
 class Service:
@@ -59,9 +50,9 @@ class Service:
         policy: Policy,
         most: int,
         key: bytes,
-        withdraw: Withdraw,
+        moves: Moves,
         token: Token | None = None,
-        sockets: str = "",
+        sockets: Callable[[], str] = lambda: "",
     ) -> None:
         """`token` and `sockets` (the URL) are those of the channel that has sockets, where there is one."""
         self._here = here
@@ -72,9 +63,9 @@ class Service:
         self._policy = policy
         self._most = most
         self._key = key
-        self._withdraw = withdraw
+        self._moves = moves
         self._token = token
-        self.sockets = sockets
+        self._sockets = sockets
         self.counted = 0  # events, each for each who hears of it, since the start
         self._known = {row.key: row.counted for row in registry}
         registry.on_change(self._count)
@@ -88,6 +79,11 @@ class Service:
         self._known[key] = row.counted
 
     # -- what is there
+
+    @property
+    def sockets(self) -> str:
+        """The URL of the channel that binds sockets; "" where none does."""
+        return self._sockets()
 
     @property
     def topics(self) -> tuple[Topic, ...]:
@@ -241,14 +237,7 @@ class Service:
         first = await self._first_of(row, asked)
         row = self.get(id, owner)  # as it is now: it may have moved while the store was asked
         if first <= row.sent:
-            # what is under way would set `sent` forward again when it ends: it is one of those that come once more
-            under_way = row.notice if row.notice is not None and row.notice.kind is Kind.EVENT else None
-            ended = None if under_way is None else under_way.position
-            moved = await self._store.move(row.key, row.life, sent=first - 1, ended=ended)
-            if moved is not None:
-                self._registry.put(moved)
-            if ended is not None:
-                await self._withdraw(ended, "its events are sent once more, from an earlier one on")
+            self._moves.happens(row.key, Word(None, sent=first - 1))
         return first, row.counted
 
     async def _first_of(self, row: Subscribed, asked: Resend) -> int:
@@ -296,45 +285,36 @@ class Service:
 
     # -- consent to webhooks (C-30)
 
-    def callback(self, subscription: Subscription) -> str:
-        """Where the owner of an endpoint may consent later."""
-        return f"{self._here.base_url}/consent/{consent_token(self._key, subscription)}"
-
-    async def consented(self, token: str) -> None:
+    def consented(self, token: str) -> None:
         """The owner of an endpoint that was asked whether it may be told says yes, later."""
         row = self._registry.find(consents_to(token))
         if row is None or not is_consent(self._key, row.subscription, token):
             raise NotFound("nobody waits for this consent", id="unknown-consent", expression="http.token")
-        if row.life.status is not Status.REQUESTED:
-            return
-        asked = row.notice if row.notice is not None and row.notice.kind is Kind.HANDSHAKE else None
-        await self._happens(row, Happening.GREETED, ended=None if asked is None else asked.position)
-        if asked is not None:
-            await self._withdraw(asked.position, "consent came by the callback")
+        if row.life.status is Status.REQUESTED:
+            self._moves.happens(row.key, Word(Happening.GREETED))
 
     # -- what the operator does
 
     async def switch(self, id: str, *, on: bool, why: str = "") -> Subscribed:
-        """Off until its client, or the operator, wants it again; on: greeted anew, as if its client had asked."""
-        row = self.get(id, None)
-        if not on:
-            return await self._happens(row, Happening.SWITCHED_OFF, error=why or "switched off by the operator")
-        return await self._happens(row, Happening.ASKED)
+        """Off until its client, or the operator, wants it again; on: greeted anew, as if its client had asked.
 
-    async def _happens(
-        self, row: Subscribed, happening: Happening, *, error: str = "", ended: int | None = None
-    ) -> Subscribed:
-        now = self._here.now()
+        It is a new version, so that a client which does not know of it cannot undo it unawares.
+        """
+        row, now = self.get(id, None), self._here.now()
+        happening = Happening.ASKED if on else Happening.SWITCHED_OFF
         life = after(
-            row.life, happening, now=now, model=row.subscription.model, policy=self._policy, error=error
+            row.life, happening, now=now, model=row.subscription.model, policy=self._policy,
+            error=why or "switched off by the operator",
         )  # fmt: skip
-        if happening is Happening.ASKED:
-            life = _greeted(row.subscription, life, now)
-        moved = await self._store.move(row.key, life, ended=ended)
-        if moved is None:
+        life = _greeted(row.subscription, life, now)
+        wanted = msgspec.structs.replace(row.subscription, status=Status.REQUESTED if on else Status.OFF)
+        written = await self._store.rewrite(row.key, wanted, life, version=row.version, at=now)
+        if written is None:
+            _check_version(self.get(id, None), row.version)
             raise NotFound("no Subscription has this id here", id="unknown-subscription", expression="http.id")
-        self._registry.put(moved)
-        return moved
+        self._registry.put(written)
+        log.info("switched", id=id, on=on, why=why)
+        return written
 
 
 def _greeted(subscription: Subscription, life: Life, now: datetime) -> Life:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from aiohttp import web
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 
 from broker.api.admin_frame import AdminError, as_json, number_of, object_of, text_of
 from broker.api.admin_parts import Parts
@@ -146,7 +146,3 @@ class Told:
         yield GaugeMetricFamily(
             "fhir_broker_subscription_events_behind", "Events counted for subscribers and not sent yet.", value=behind
         )
-        yield CounterMetricFamily(
-            "fhir_broker_subscription_events", "Events counted for subscribers, each for each.",
-            value=self._service.counted,
-        )  # fmt: skip

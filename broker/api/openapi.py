@@ -77,6 +77,16 @@ _SUMS = {
     "silent": _NUMBER, "withdrawn": _NUMBER, "undelivered": _COUNTS, "refused": _COUNTS, "misaddressed": _NUMBER,
 }  # fmt: skip
 
+_SUBSCRIBED = {
+    "id": _TEXT, "model": _of("string", enum=["classic", "backport", "native"]), "fhir": _TEXT, "topic": _TEXT0,
+    "criteria": _TEXT0, "filters": _list(_TEXT), "channel": _TEXT,
+    "endpoint": _or_null("string", description="without its query"), "content": _TEXT0, "owner": _TEXT0,
+    "version": _NUMBER, "changed": _TIME, "end": _TIME0,
+    "status": _of("string", enum=["requested", "active", "error", "off", "entered-in-error"]), "since": _TIME0,
+    "error": _TEXT0, "failures": _NUMBER, "gap": _YES, "counted": _NUMBER, "sent": _NUMBER, "behind": _NUMBER,
+    "last_sent": _TIME0, "next": _TIME0,
+}  # fmt: skip
+
 _SCHEMAS: dict[str, Schema] = {
     "Error": _object({"error": _object({"id": _of("string", description="stable"), "text": _TEXT})}),
     "Line": _object(_LINE),
@@ -166,15 +176,8 @@ _SCHEMAS: dict[str, Schema] = {
         "lookups": _list(_object({"how": _TEXT, "tried": _TEXT, "found": _TEXT0})), "nearest": _list(_TEXT),
         "directory": _TEXT,
     }),
-    "Subscription": _object({
-        "id": _TEXT, "model": _of("string", enum=["classic", "backport", "native"]), "fhir": _TEXT, "topic": _TEXT0,
-        "criteria": _TEXT0, "filters": _list(_TEXT), "channel": _TEXT,
-        "endpoint": _or_null("string", description="without its query"), "content": _TEXT0, "owner": _TEXT0,
-        "version": _NUMBER, "changed": _TIME, "end": _TIME0,
-        "status": _of("string", enum=["requested", "active", "error", "off", "entered-in-error"]), "since": _TIME0,
-        "error": _TEXT0, "failures": _NUMBER, "gap": _YES, "counted": _NUMBER, "sent": _NUMBER, "behind": _NUMBER,
-        "last_sent": _TIME0, "next": _TIME0,
-    }),
+    "Subscription": _object(_SUBSCRIBED),
+    "SubscriptionShown": _object({**_SUBSCRIBED, "notice": {"oneOf": [_ref("Notice"), _of("null")]}}),
     "Notice": _object({
         "id": _of("string", description="ours, of the message that it is"), "kind": _TEXT, "first": _NUMBER0,
         "last": _NUMBER0, "attempts": _NUMBER, "due": _TIME0, "note": _TEXT0,
@@ -339,9 +342,8 @@ _PATHS: dict[str, dict[str, Any]] = {
             _limit(50, 500), _query("status", "requested, active, error, off or entered-in-error.", _TEXT)),
     },
     "/admin/v1/subscriptions/{id}": {
-        "get": _operation("subscription", "One, and the notification on its way to it.", {"allOf": [
-            _ref("Subscription"), _object({"notice": {"oneOf": [_ref("Notice"), _of("null")]}}),
-        ]}, _SUBSCRIPTION),
+        "get": _operation(
+            "subscription", "One, and the notification on its way to it.", _ref("SubscriptionShown"), _SUBSCRIPTION),
     },
     "/admin/v1/subscriptions/{id}/off": {
         "post": _operation(

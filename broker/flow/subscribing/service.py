@@ -66,17 +66,6 @@ class Service:
         self._moves = moves
         self._token = token
         self._sockets = sockets
-        self.counted = 0  # events, each for each who hears of it, since the start
-        self._known = {row.key: row.counted for row in registry}
-        registry.on_change(self._count)
-
-    def _count(self, key: int) -> None:
-        row = self._registry.get(key)
-        if row is None:
-            self._known.pop(key, None)
-            return
-        self.counted += max(row.counted - self._known.get(key, row.counted), 0)
-        self._known[key] = row.counted
 
     # -- what is there
 

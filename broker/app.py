@@ -171,6 +171,8 @@ class Broker:
             self._start_task(self.delivering.run(), "deliver")
             if self.subscribing is not None:
                 self._start_task(self.subscribing.notices.run(), "notices")
+                self._start_task(self.subscribing.feeds.run(), "feeds")
+                self._start_task(self.subscribing.teller.run(), "tell")
             self._start_task(self.watching.run(), "watch")
             self._start_task(self.sweeping.run(), "sweep")
             self._start_task(self.retaining.run(), "retention")
@@ -237,7 +239,7 @@ class Broker:
                 mailboxes=self.mailboxes,
                 report=self.late,
                 follow=self.live.follow,
-                subscriptions=None,
+                subscriptions=None if self.subscribing is None else self.subscribing.feeds,
             )
             receiver = spec.receiver(its_settings, host) if spec.receiver else None
             sender = spec.sender(its_settings, host) if spec.sender else None
@@ -296,6 +298,9 @@ class Broker:
         for receiver in self.channels.receivers:
             if isinstance(receiver, Finishing):
                 await receiver.finish()
+        subscribing = getattr(self, "subscribing", None)
+        if subscribing is not None:
+            await subscribing.feeds.stop()
         for runner in reversed(self._runners):
             await runner.cleanup()
         for sender in set(self.channels.senders().values()):
@@ -346,7 +351,9 @@ def _terms(settings: Settings) -> Terms | None:
     def cap(owner: str) -> Content:
         return caps.get(owner, said.content)
 
-    return Terms(topics=said.topics, delivery=said.delivery, policy=said.policy, event=said.event, cap=cap)
+    return Terms(
+        topics=said.topics, delivery=said.delivery, policy=said.policy, event=said.event, cap=cap, token=said.token
+    )
 
 
 async def run(settings: Settings, *, env: Mapping[str, str] = os.environ) -> None:

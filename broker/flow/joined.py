@@ -92,7 +92,7 @@ def join(
     if subscriptions is not None and telling is not None:
         subscribing = subscriptions_joined.join(
             here=here, store=store, telling=telling, terms=subscriptions, channels=channels, planning=planning,
-            directory=directory, rules=rules, delivering=delivering,
+            directory=directory, rules=rules, delivering=delivering, meter=meter,
         )  # fmt: skip
     return Flow(
         receiving=receiving,

@@ -338,6 +338,9 @@ class SqliteStore(SqliteFile):
     async def told(self) -> int:
         return int(await self._writer.submit(telling_sqlite.told))
 
+    async def newest(self) -> int:
+        return await self._read(log_reader.newest)
+
     async def log(self, after: int, limit: int, largest: int, most: int) -> LogPage:
         return await self._read(log_reader.log, after, limit, largest, most)
 

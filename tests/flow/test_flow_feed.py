@@ -19,10 +19,12 @@ from broker.core.subscription.life import Life, Policy
 from broker.core.subscription.subscription import R5_CHANNELS, ChannelType, Content, Model, Status, Subscription
 from broker.core.subscription.topic import EventTrigger, Interaction, Topic
 from broker.flow.subscribing.admitting import Admitting
+from broker.flow.subscribing.composing import Composing
 from broker.flow.subscribing.feed import Feeds
+from broker.flow.subscribing.material import Material
 from broker.flow.subscribing.registry import Registry
-from broker.flow.subscribing.saying import Saying
 from broker.flow.subscribing.socket import MOST_BOUND, Socket
+from broker.flow.subscribing.starts import Starts
 from broker.store import StoreError
 from broker.store.telling import NewEvent, Subscribed
 
@@ -42,20 +44,26 @@ class Feeding:
 
     def __init__(self, post: Post) -> None:
         self.post, self.store = post, post.store
+        self.sent = 0
         self.open()
 
     def open(self) -> None:
         """As at a start of the daemon."""
-        post = self.post
-        self.registry = Registry((LETTERS, SPREAD))
-        admitting = Admitting(
-            here=post.here, registry=self.registry, key=self.store.key, good_for=timedelta(minutes=30)
-        )
-        saying = Saying(here=post.here, store=self.store)
+        here, store = self.post.here, self.store
+        registry = self.registry = Registry((LETTERS, SPREAD))
         self.feeds = Feeds(
-            here=post.here, store=self.store, registry=self.registry, saying=saying, admitting=admitting,
+            here=here,
+            store=store,
+            registry=registry,
+            composing=Composing(
+                here=here,
+                material=Material(store=store, ids=here.ids, base_url=here.base_url),
+                topic_of=registry.topic_of,
+            ),
+            starts=Starts(here.now),
+            admitting=Admitting(here=here, registry=registry, key=store.key, good_for=timedelta(minutes=30)),
             policy=Policy(),
-        )  # fmt: skip
+        )
 
     async def load(self) -> None:
         self.registry.load(await self.store.subscribed())
@@ -101,7 +109,7 @@ class Feeding:
         """A message passes through that these hear of, as the teller writes it."""
         events, upto = [], await self.store.told()
         for _ in range(times):
-            self.sent = getattr(self, "sent", 0) + 1
+            self.sent += 1
             body = message(f"b{self.sent}", f"m{self.sent}", to=("urn:oid:2.4",), text=f"t{self.sent}")
             answer = await self.post.send(body, asynchronous=True)
             upto = answer.receipt.position
@@ -118,9 +126,9 @@ class Feeding:
 
     async def settled(self) -> None:
         """What the feeds have asked of the store is done, and known."""
-        while self.feeds._moving:
-            await asyncio.wait(list(self.feeds._moving.values()))
-            await asyncio.sleep(0)
+        async with asyncio.timeout(SOON):
+            while self.feeds._moves.under_way:  # noqa: ASYNC110 - no word is given of that
+                await asyncio.sleep(0.001)
 
     def token(self, *ids: str) -> str:
         return self.feeds.token(ids or ("s1",), self.post.now)[0]
@@ -657,7 +665,7 @@ async def test_progress_and_status_that_cannot_be_kept_now_are_kept_later(
     with monkeypatch.context() as broken:
         broken.setattr(feeding.store, "move", fails)
         assert (await feeding.subscribe("s1")).life.status is Status.REQUESTED
-    await feeding.later(seconds=1)
+    await feeding.later(seconds=5)
     assert feeding.row().life.status is Status.ACTIVE
     listener = await feeding.bound()
     await feeding.happens()

@@ -362,3 +362,13 @@ async def test_store_of_version_5_is_brought_up_to_date(tmp_path: Path) -> None:
         assert await store.tell(before + 1, [event(before, key)]) == {key: 1}
     finally:
         await store.close()
+
+
+async def test_newest_is_where_the_log_ends_also_with_messages_of_ours(store: SqliteStore) -> None:
+    assert await store.newest() == 0
+    kept = await store.accept(new("bundle:1"))
+    assert isinstance(kept, Kept)
+    assert await store.newest() == kept.position
+    ours = await store.accept(notification())
+    assert isinstance(ours, Kept)
+    assert await store.newest() == ours.position > kept.position

@@ -9,29 +9,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from asyncio import Future, Lock
+from asyncio import Lock
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from functools import partial
 
 import msgspec
 import structlog
 
 from broker.channel import Peer
 from broker.core.outcome import Gone, Refusal
-from broker.core.subscription import binding, life, pace
+from broker.core.subscription import binding, life, schedule
 from broker.core.subscription.binding import How
 from broker.core.subscription.life import Happening
-from broker.core.subscription.notification import DEFAULT_COUNT, Kind
+from broker.core.subscription.notification import Kind
 from broker.core.subscription.subscription import Model, Status
 from broker.flow.here import Here
 from broker.flow.subscribing.admitting import ENDED, Admitting, is_fed
+from broker.flow.subscribing.composing import Composing
+from broker.flow.subscribing.moves import Moves, Word
 from broker.flow.subscribing.registry import Registry
-from broker.flow.subscribing.saying import Saying
 from broker.flow.subscribing.socket import Bound, Socket
-from broker.flow.subscribing.timers import Timers
+from broker.flow.subscribing.starts import Starts, Timers
 from broker.store import StoreError
-from broker.store.telling import Heard, Subscribed, Telling
+from broker.store.telling import Subscribed, Telling
 
 log = structlog.get_logger("broker.subscriptions")
 
@@ -44,13 +44,14 @@ AGAIN = timedelta(seconds=1)  # after which a store that could not be asked is a
 class Line:
     """A subscription that somebody listens to, on one socket or on several."""
 
-    __slots__ = ("bounds", "composing", "made", "saved", "sent", "version")
+    __slots__ = ("again", "bounds", "composing", "made", "saved", "sent", "version")
 
     def __init__(self, row: Subscribed) -> None:
         self.bounds: dict[Bound, None] = {}
         self.sent = row.sent  # the highest number that was written on a socket
         self.saved = row.sent  # the same as the store has it
         self.version = row.version
+        self.again: datetime | None = None  # when what could not be told now is looked at again
         self.composing: Lock | None = None  # of several sockets, the first composes what all of them are told
         self.made: tuple[tuple[int, int, int], tuple[str, int]] | None = None  # what all of them are told: of what
 
@@ -62,19 +63,21 @@ class Feeds:
         here: Here,
         store: Telling,
         registry: Registry,
-        saying: Saying,
+        composing: Composing,
+        starts: Starts,
         admitting: Admitting,
         policy: life.Policy,
     ) -> None:
         self._here = here
         self._store = store
         self._registry = registry
-        self._saying = saying
+        self._composing = composing
+        self._starts = starts
         self._admitting = admitting
         self._policy = policy
         self._lines: dict[int, Line] = {}
         self._unsaved: dict[int, None] = {}
-        self._moving: dict[int, Future[Subscribed | None]] = {}
+        self._moves = Moves(here=here, telling=store, registry=registry, policy=policy, moved=self._changed)
         self._timers = Timers()  # when a subscription is looked at next
         self._reading = asyncio.Semaphore(READING)
         self._sooner = asyncio.Event()
@@ -107,7 +110,9 @@ class Feeds:
             position = max(position, row.counted - 1)  # one `ping` makes up for all that were missed: it asks to query
         bound = Bound(key, socket, position, self._here.now())
         line.bounds[bound] = None
-        self._look_at(key, row, line)
+        if position < row.counted:  # what was missed is not spread again
+            self._starts.catches_up(key, self._registry.topic_of(row.subscription))
+        self._set_timer(row, line)
         return bound
 
     def leave(self, bound: Bound) -> None:
@@ -137,14 +142,13 @@ class Feeds:
             return None
 
     async def _text_for(self, bound: Bound) -> str | None:
-        while (row := self._registry.get(bound.key)) is not None and bound.key in self._lines:
-            text: str | None = None
+        while (row := self._registry.get(bound.key)) is not None and (line := self._lines.get(bound.key)) is not None:
             if bound.greets:
+                text = await self._greeting(row)
                 bound.greets = False
-                text = self._greeting(row)
             elif row.counted > bound.position and row.life.sends:
                 before = bound.position
-                told = await self._events(row, bound)
+                told = await self._events(row, line, before + 1)
                 if bound.position != before:
                     continue  # it was sent back meanwhile
                 if told is None:
@@ -152,64 +156,65 @@ class Feeds:
                 text, bound.position = told
                 if not text:
                     continue  # retention took those
-            elif bound.beats and row.life.status in life.HEARTBEATING and row.subscription.model is not Model.CLASSIC:
-                text = self._saying.status(row, Kind.HEARTBEAT)
-            bound.beats = False
-            if text is not None:
-                bound.spoken = self._here.now()
+            elif bound.beats and row.life.status in life.HEARTBEATING:
+                text = await self._composed(row, Kind.HEARTBEAT)
+            else:
+                return None
+            bound.spoken = self._here.now()
+            if bound.beats:
+                bound.beats = False
+                self._set_timer(row, line)
             return text
         return None
 
-    def _greeting(self, row: Subscribed) -> str:
+    async def _greeting(self, row: Subscribed) -> str:
         if row.subscription.model is Model.CLASSIC:
             return binding.bound(row.subscription.id)
-        return self._saying.status(row, Kind.HANDSHAKE)
+        return await self._composed(row, Kind.HANDSHAKE)
 
-    async def _events(self, row: Subscribed, bound: Bound) -> tuple[str, int] | None:
-        """What to say of the next events, and the last of them; "" where none of these is left, None where none of
-        them may start yet."""
-        since = bound.position + 1
+    async def _composed(self, row: Subscribed, kind: Kind) -> str:
+        return (await self._composing.compose(row, kind)).body.decode()
+
+    async def _events(self, row: Subscribed, line: Line, since: int) -> tuple[str, int] | None:
+        """What to say of the events from a number on, and the last of them; "" where none of these is left, None where
+        none of them may start yet."""
         if row.subscription.model is Model.CLASSIC:
             return binding.ping(row.subscription.id), since
-        line = self._lines[bound.key]
         if line.composing is None:
-            return await self._composed(row, since)
+            return await self._told(row, since)
         async with line.composing:
             of = (since, row.counted, row.version)
             if line.made is None or line.made[0] != of:
-                told = await self._composed(row, since)
+                told = await self._told(row, since)
                 if told is None:
                     return None
                 line.made = (of, told)
             return line.made[1]
 
-    async def _composed(self, row: Subscribed, since: int) -> tuple[str, int] | None:
-        most = row.subscription.max_count or DEFAULT_COUNT
+    async def _told(self, row: Subscribed, since: int) -> tuple[str, int] | None:
+        topic = self._registry.topic_of(row.subscription)
+        start = self._starts.of(row.key, row.subscription.id, topic)  # S-57a
+        if start > self._here.now():
+            self._look_again(row.key, start)
+            return None
+        most = self._composing.most(row.subscription)
         until = min(row.counted, since + most - 1)
         async with self._reading:
             heard = await self._store.heard(row.key, since, until, most)
             if not heard:
                 return "", until
-            starts = self._start(row, heard[0])
-            if starts > self._here.now():
-                self._look_again(row.key, starts)
-                return None
-            return await self._saying.events(row, heard)
-
-    def _start(self, row: Subscribed, first: Heard) -> datetime:
-        """When it may be told, for the sake of the data source that everybody asks then (S-57a)."""
-        topic = self._registry.topic_of(row.subscription)
-        return first.at if topic is None else first.at + pace.offset(row.subscription.id, topic.spread)
+            composed = await self._composing.compose(row, Kind.EVENT, heard)
+        self._starts.has_started(row.key)
+        if composed.last < row.counted:
+            self._starts.catches_up(row.key, topic)
+        return composed.body.decode(), composed.last
 
     # -- what changes
 
     def _changed(self, key: int) -> None:
         row, line = self._registry.get(key), self._lines.get(key)
         if row is not None and is_fed(row.subscription):
-            if row.life.status is Status.REQUESTED:
-                self._move(row, Happening.GREETED)  # S-15: there is nobody to shake hands with before somebody binds
-            if row.subscription.end is not None:
-                self._look_at(key, row, line)
+            self._consider(row, line)
         if line is None:
             return
         refusal = _ended(row)
@@ -231,25 +236,18 @@ class Feeds:
             if bound.greets or row.counted > bound.position:
                 bound.socket.wake(key)
 
-    def _move(self, row: Subscribed, happening: Happening) -> None:
-        """What time or a client's word brings about; once at a time."""
-        if row.key in self._moving:
-            return
-        after = life.after(row.life, happening, now=self._here.now(), model=row.subscription.model, policy=self._policy)
-        future = self._moving[row.key] = self._store.move(row.key, after)
-        future.add_done_callback(partial(self._moved, row.key))
-
-    def _moved(self, key: int, future: Future[Subscribed | None]) -> None:
-        del self._moving[key]
-        if future.cancelled():
-            return
-        if isinstance(error := future.exception(), StoreError):
-            log.warning("a subscription's status cannot be kept now, it is tried again", error=str(error))
-            self._look_again(key, self._here.now() + AGAIN)
-        elif error is not None:
-            log.error("a subscription's status could not be kept", exc_info=error)
-        elif (moved := future.result()) is not None and (row := self._registry.get(key)) is not None:
-            self._registry.put(msgspec.structs.replace(row, life=moved.life))
+    def _consider(self, row: Subscribed, line: Line | None) -> None:
+        """What time or a client's word has brought about is written down, once at a time."""
+        if row.key in self._moves:
+            return  # it is looked at again then
+        subscription, now = row.subscription, self._here.now()
+        happening = schedule.overdue(subscription, row.life, now=now, policy=self._policy)
+        if happening is None and row.life.status is Status.REQUESTED:
+            happening = Happening.GREETED  # S-15: there is nobody to shake hands with before somebody binds
+        if happening is not None:
+            self._moves.happens(row.key, Word(happening))
+        elif subscription.end is not None or row.life.status is Status.ERROR:
+            self._set_timer(row, line)
 
     # -- what time brings
 
@@ -274,41 +272,47 @@ class Feeds:
     def tick(self) -> None:
         """What is due by now."""
         now = self._here.now()
+        self._moves.try_again(now)
         for key in self._timers.due(now):
             row = self._registry.get(key)
             if row is not None and is_fed(row.subscription):
                 self._look(row, now)
 
     def _look(self, row: Subscribed, now: datetime) -> None:
-        due = life.due(row.subscription, row.life, policy=self._policy)
-        if row.life.status is Status.REQUESTED:
-            self._move(row, Happening.GREETED)
-        elif due is not None and due[1] is not None and due[0] <= now:
-            self._move(row, due[1])
         line, heartbeat = self._lines.get(row.key), row.subscription.heartbeat
-        for bound in line.bounds if line is not None else ():
+        self._consider(row, line)
+        if line is None:
+            return
+        if line.again is not None and line.again <= now:
+            line.again = None
+        for bound in line.bounds:
             if heartbeat is not None and bound.spoken + heartbeat <= now:
                 bound.beats = True
             if bound.beats or row.counted > bound.position:
                 bound.socket.wake(row.key)
-        self._look_at(row.key, row, line)
+        self._set_timer(row, line)
 
-    def _look_at(self, key: int, row: Subscribed, line: Line | None) -> None:
-        """It is looked at when its next heartbeat is due, or its end."""
-        now = self._here.now()
-        subscription = row.subscription
-        if subscription.end is not None and row.life.status not in ENDED and key not in self._moving:
-            self._look_again(key, max(subscription.end, now))
-        if subscription.heartbeat is not None and line is not None and line.bounds:
-            # of those that do not read, the next is due a whole period later: they have one to hear already
-            due = [b.spoken + subscription.heartbeat for b in line.bounds if not b.beats]
-            self._look_again(key, min(due, default=now + subscription.heartbeat))
+    def _set_timer(self, row: Subscribed, line: Line | None) -> None:
+        """It is looked at when time alone brings something."""
+        quiet = msgspec.structs.replace(row.subscription, heartbeat=None) if row.subscription.heartbeat else None
+        due = life.due(quiet or row.subscription, row.life, policy=self._policy)
+        times = [due[0]] if due is not None and row.key not in self._moves else []
+        if line is not None:
+            if line.again is not None:
+                times.append(line.again)
+            if row.subscription.heartbeat is not None:
+                # who has not read its heartbeat yet needs no other
+                times += [bound.spoken + row.subscription.heartbeat for bound in line.bounds if not bound.beats]
+        first = self._timers.first()
+        self._timers.set(row.key, min(times, default=None))
+        if times and (first is None or min(times) < first):
+            self._sooner.set()
 
     def _look_again(self, key: int, at: datetime) -> None:
-        first = self._timers.first()
-        self._timers.set(key, at)
-        if first is None or at < first:
-            self._sooner.set()
+        line, row = self._lines.get(key), self._registry.get(key)
+        if line is not None and row is not None:
+            line.again = at if line.again is None else min(line.again, at)
+            self._set_timer(row, line)
 
     # -- how far it was told
 

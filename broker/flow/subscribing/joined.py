@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 from broker.core.fhir.header import Event
 from broker.core.policy import Policy
@@ -15,12 +16,17 @@ from broker.core.subscription.topic import Topic
 from broker.core.subscription.wrap import EVENT
 from broker.flow.deliver import Delivering
 from broker.flow.here import Here
+from broker.flow.meter import Meter
 from broker.flow.plan import Planning
+from broker.flow.subscribing.admitting import Admitting
 from broker.flow.subscribing.composing import Composing
+from broker.flow.subscribing.feed import Feeds
 from broker.flow.subscribing.material import Material
 from broker.flow.subscribing.notices import Notices
 from broker.flow.subscribing.posting import Posting
 from broker.flow.subscribing.registry import Registry
+from broker.flow.subscribing.starts import Starts
+from broker.flow.subscribing.tell import Teller
 from broker.plugins import Channels
 from broker.store import Store
 from broker.store.telling import Telling
@@ -36,6 +42,7 @@ class Terms:
     event: Event = EVENT
     cap: Callable[[str], Content] = lambda owner: Content.ID_ONLY  # the most that a party is told now
     callback: Callable[[Subscription], str] = lambda subscription: ""  # where a webhook may consent later
+    token: timedelta = timedelta(minutes=30)  # how long a binding token of a socket is good for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +51,8 @@ class Subscribing:
     registry: Registry
     composing: Composing
     notices: Notices
+    feeds: Feeds
+    teller: Teller
 
     async def load(self) -> None:
         """All subscriptions, and what is under way for them; before anything is carried."""
@@ -62,6 +71,7 @@ def join(
     directory: Callable[[], Whereabouts],
     rules: RuleSet,
     delivering: Delivering,
+    meter: Meter,
 ) -> Subscribing:
     registry = Registry(terms.topics)
     composing = Composing(
@@ -75,9 +85,18 @@ def join(
     posting = Posting(
         here=here, channels=channels, planning=planning, directory=directory, rules=rules, policy=terms.delivery
     )
+    starts = Starts(here.now)
     notices = Notices(
         here=here, store=store, telling=telling, registry=registry, composing=composing, posting=posting,
-        carrying=delivering, policy=terms.policy,
+        carrying=delivering, starts=starts, policy=terms.policy,
     )  # fmt: skip
     delivering.settling.notices = notices
-    return Subscribing(telling=telling, registry=registry, composing=composing, notices=notices)
+    admitting = Admitting(here=here, registry=registry, key=store.key, good_for=terms.token)
+    feeds = Feeds(
+        here=here, store=telling, registry=registry, composing=composing, starts=starts, admitting=admitting,
+        policy=terms.policy,
+    )  # fmt: skip
+    teller = Teller(here=here, store=telling, bodies=store, registry=registry, meter=meter)
+    return Subscribing(
+        telling=telling, registry=registry, composing=composing, notices=notices, feeds=feeds, teller=teller
+    )

@@ -52,6 +52,7 @@ class Notices:
         composing: Composing,
         posting: Posting,
         carrying: Carrying,
+        starts: Starts,
         policy: Policy,
     ) -> None:
         self._here = here
@@ -67,7 +68,7 @@ class Notices:
         self._wake = asyncio.Event()
         self._poke = asyncio.Event()
         self._timers = Timers()
-        self._starts = Starts(here.now)
+        self._starts = starts
         # until when one is left alone whose notification could not set out, and the version of it
         self._resting: dict[int, tuple[datetime, int]] = {}
         self._fresh = Fresh(self.consider)

@@ -65,6 +65,10 @@ class Teller:
         """How long the first message that was not looked at has been waiting."""
         return timedelta() if self._behind is None else max(self._here.now() - self._behind, timedelta())
 
+    async def start(self) -> None:
+        """Returns once it is known, and noted, where it begins: what is accepted from now on will be told."""
+        await self._find_out()
+
     async def run(self) -> None:
         """Follows the log until cancelled."""
         loop = asyncio.get_running_loop()

@@ -149,6 +149,6 @@ def test_messages_that_are_no_notifications_are_left_alone() -> None:
 
 
 def test_message_without_the_mark_of_an_event_is_not_looked_into() -> None:
-    assert TOPICS.may_concern(R4, EVENT)
-    assert not TOPICS.may_concern(R4, EVENT.replace(b"event-notification", b"heartbeat"))
-    assert not Topics([topic_of("Observation")]).may_concern(R4, EVENT)
+    assert TOPICS.may_concern(str(R4.event), R4.format, EVENT)
+    assert not TOPICS.may_concern(str(R4.event), R4.format, EVENT.replace(b"event-notification", b"heartbeat"))
+    assert not Topics([topic_of("Observation")]).may_concern(str(R4.event), R4.format, EVENT)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import msgspec
 import pytest
 from flow_post import START, A, Opened, Post, answered_with, message, response
 from flow_telling import (
@@ -252,11 +253,8 @@ async def test_message_whose_bytes_are_gone_is_passed_over(telling: Telling, lar
 
     async def without_the_first(*given: int) -> Any:
         page = await before(*given)
-        return type(page)(
-            entries=tuple(type(one)(position=one.position, accepted=one.accepted, message=one.message,
-                                    body=None if one.position == 1 else one.body) for one in page.entries),
-            reached=page.reached, more=page.more,
-        )  # fmt: skip
+        first = [msgspec.structs.replace(one, body=None) for one in page.entries if one.position == 1]
+        return msgspec.structs.replace(page, entries=(*first, *page.entries[len(first) :]))
 
     async def gone(position: int) -> None:
         return None

@@ -60,17 +60,22 @@ class Topics:
         self._names = tuple(name.encode() for name in self._by_type)
         self._quoted = tuple(b'"%b"' % name for name in self._names)
 
-    def may_concern(self, header: Header, body: bytes) -> bool:
-        """Whether it is worth looking into a message; no only where no topic can have to do with it."""
+    def may_concern(self, event: str, format: Format, body: bytes) -> bool:
+        """Whether it is worth looking into a message; no only where no topic can have to do with it.
+
+        The event is `system|code`, or the code alone.
+        """
         by_event = self._by_event
-        if by_event and (header.event.code in by_event or ANY in by_event or str(header.event) in by_event):
+        if by_event and (event in by_event or ANY in by_event or event.partition("|")[2] in by_event):
             return True
         # each a search of a microsecond: of the types whose name is nowhere, there is no resource
         if self._told_by_others and MARK in body:
             return True
-        if header.format is Format.JSON and b"DELETE" not in body and b"\\u00" not in body:
+        if not self._names:
+            return False
+        if format is Format.JSON and b"DELETE" not in body and b"\\u00" not in body:
             return any(name in body for name in self._quoted)
-        return any(name in body for name in self._names) or (bool(self._names) and b"\\u00" in body)
+        return any(name in body for name in self._names) or b"\\u00" in body
 
     def told_by_others(self, canonical: str, way_in: str | None) -> Topic | None:
         """The topic that a notification of another server is of; which need not be one that we know."""

@@ -34,7 +34,7 @@ HEARD = 5_000  # numbers given in one transaction: the messages behind it wait s
 AT_ONCE = 500  # subscriptions whose numbers are made known before others have their turn
 SLICE = 0.004  # seconds of looking into messages before others have their turn
 GATHER = 0.02  # seconds between two pages: under load, fewer and fuller ones are read
-IDLE = timedelta(seconds=5)  # while nobody has subscribed, the position is moved on no more often
+IDLE = timedelta(seconds=5)  # where nobody hears of anything, the position is written no more often
 AGAIN = 1.0  # seconds after which a store that failed is asked once more
 
 
@@ -55,7 +55,9 @@ class Teller:
         self._meter = meter
         self._wake = asyncio.Event()
         self._at: int | None = None  # the position up to which it has told; None before the store has said
-        self._moved = datetime.min.replace(tzinfo=here.now().tzinfo)  # when that was written while nobody listened
+        self._written = self._looked = (
+            here.now() - IDLE
+        )  # when that was written; when the end of the log was looked for
         self._behind: datetime | None = None  # when the first of what it has not told was accepted
         self._too_much: set[tuple[int, str]] = set()  # what was said of those who may not be told as much
         store.on_commit(self._wake.set)
@@ -103,12 +105,12 @@ class Teller:
     async def _pass_over(self) -> bool:
         """Nobody is there to hear of what is in the log: it is not read, and the position follows now and then."""
         now = self._here.now()
-        if now - self._moved < IDLE:
+        if now - self._looked < IDLE:
             return False
         newest = await self._store.newest()
         if self._registry.anybody_hears:  # whoever subscribed meanwhile hears of what was accepted since
             return True
-        self._moved = now
+        self._looked = now
         await self._move_to(newest, ())
         return False
 
@@ -135,15 +137,22 @@ class Teller:
         await self._move_to(reached, events)
 
     async def _move_to(self, position: int, events: Sequence[NewEvent]) -> None:
-        """Events, their numbers and how far they were told are one transaction; memory follows it."""
+        """Events, their numbers and how far they were told are one transaction; memory follows it.
+
+        Where there were none, the position is written now and then: after a restart some is looked into once more.
+        """
         if self._at is None or position <= self._at:
+            return
+        now = self._here.now()
+        if not events and now - self._written < IDLE:
+            self._at = position
             return
         try:
             numbers = await self._store.tell(position, events)
         except StoreError:  # it may yet be written: the store is asked before anything is told again
             self._at = None
             raise
-        self._at = position
+        self._at, self._written = position, now
         await self._count(numbers)
         if events:
             self._meter.told(len(events), sum([len(event.hearers) for event in events]))
@@ -181,8 +190,7 @@ class Teller:
             return []
 
     def _found(self, entry: Logged, body: bytes) -> list[NewEvent]:
-        header, topics = entry.message.header, self._registry.topics
-        if not topics.may_concern(header, body):
+        if not self._registry.topics.may_concern(entry.event, entry.format, body):
             return []
         return self._heard(entry, *_looked_into(entry, body, self._registry))
 
@@ -262,9 +270,10 @@ class Teller:
 def _looked_into(
     entry: Logged, body: bytes, registry: Registry
 ) -> tuple[Content | None, Sequence[Occurrence], Relayed | None]:
-    header, topics = entry.message.header, registry.topics
+    message, topics = entry.message, registry.topics
+    header = message.header
     if MARK in body:
-        passing = relayed(body, header, topics, way_in=entry.message.way_in)
+        passing = relayed(body, header, topics, way_in=message.way_in)
         if passing is not None:
             return None, (), passing
     content = Content(body, header)
@@ -274,7 +283,7 @@ def _looked_into(
 def _looked_into_if_any(
     entry: Logged, body: bytes, registry: Registry
 ) -> tuple[Content | None, Sequence[Occurrence], Relayed | None] | None:
-    if not registry.topics.may_concern(entry.message.header, body):
+    if not registry.topics.may_concern(entry.event, entry.format, body):
         return None
     return _looked_into(entry, body, registry)
 

@@ -243,3 +243,10 @@ def test_search_strings_of_classic_subscriptions_are_their_filters() -> None:
     content = message()
     (one,) = found(topic_of("Encounter"), content)
     assert sorted(subscribers.hearing(one, content.aliases)) == ["0", "2"]
+
+
+def test_message_whose_entries_are_known_concerns_topics_of_their_types_and_of_its_event() -> None:
+    topics = Topics([topic({"resource": "Encounter"}), topic({"event": "admit"})])
+    assert topics.may_concern_types("x", {"MessageHeader", "Encounter"})
+    assert topics.may_concern_types("urn:s|admit", set())
+    assert not topics.may_concern_types("urn:s|x", {"MessageHeader", "Patient"})

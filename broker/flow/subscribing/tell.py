@@ -10,15 +10,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import structlog
 
-from broker.core.subscription.content import Content
+from broker.core.message import Message
+from broker.core.subscription.content import Content, Place
 from broker.core.subscription.notification import MARK
-from broker.core.subscription.occurrence import Occurrence
+from broker.core.subscription.occurrence import Occurrence, Topics
 from broker.core.subscription.relay import Relayed, relayed
 from broker.core.subscription.subscription import Content as Level
+from broker.flow.aside import ASIDE, Aside
 from broker.flow.here import Here
 from broker.flow.meter import Meter
 from broker.flow.subscribing.registry import Registry
@@ -47,10 +49,13 @@ class Bodies(Protocol):
 class Teller:
     """The one who follows the log."""
 
-    def __init__(self, *, here: Here, store: Telling, bodies: Bodies, registry: Registry, meter: Meter) -> None:
+    def __init__(
+        self, *, here: Here, store: Telling, bodies: Bodies, aside: Aside, registry: Registry, meter: Meter
+    ) -> None:
         self._here = here
         self._store = store
         self._bodies = bodies
+        self._aside = aside
         self._registry = registry
         self._meter = meter
         self._wake = asyncio.Event()
@@ -190,27 +195,30 @@ class Teller:
             return []
 
     def _found(self, entry: Logged, body: bytes) -> list[NewEvent]:
-        if not self._registry.topics.may_concern(entry.event, entry.format, body):
+        topics = self._registry.topics
+        if not topics.may_concern(entry.event, entry.format, body):
             return []
-        return self._heard(entry, *_looked_into(entry, body, self._registry))
+        return self._heard(entry, _find(entry.message, body, topics, marked=MARK in body))
 
     async def _beside(self, entry: Logged) -> list[NewEvent]:
-        """A large message: what is in it is found in a thread, who hears of it here."""
-        body = await self._bodies.body(entry.position)
+        """A large message: it is taken apart elsewhere and looked through in a thread; who hears is found here."""
+        body, topics, message = await self._bodies.body(entry.position), self._registry.topics, entry.message
         if body is None:
             return []
-        found = await asyncio.to_thread(_looked_into_if_any, entry, body, self._registry)
-        return [] if found is None else self._heard(entry, *found)
+        places, marked = None, True
+        if len(body) > ASIDE:
+            places, marked = await self._aside.entries(message.media_type, body)
+            if not marked and not topics.may_concern_types(entry.event, {one.type for one in places or ()}):
+                return []
+        return self._heard(entry, await asyncio.to_thread(_find, message, body, topics, places, marked=marked))
 
-    def _heard(
-        self, entry: Logged, content: Content | None, occurrences: Sequence[Occurrence], passing: Relayed | None
-    ) -> list[NewEvent]:
+    def _heard(self, entry: Logged, found: Found) -> list[NewEvent]:
+        content, passing = found.content, found.passing
         if passing is not None:
             return self._heard_of_relayed(entry, passing) if passing.is_event else []
-        assert content is not None, "what is no notification was opened"
         places = {id(one): place for place, one in enumerate(content.entries)}
         events = []
-        for occurrence in occurrences:
+        for occurrence in found.occurrences:
             hearers = self._since_created(self._registry.hearing(occurrence, content.aliases), entry)
             if hearers:
                 inside = (occurrence.focus, *occurrence.more) if occurrence.focus is not None else occurrence.more
@@ -267,25 +275,21 @@ class Teller:
         return tuple(hearers)
 
 
-def _looked_into(
-    entry: Logged, body: bytes, registry: Registry
-) -> tuple[Content | None, Sequence[Occurrence], Relayed | None]:
-    message, topics = entry.message, registry.topics
+class Found(NamedTuple):
+    """What topics tell of in a message."""
+
+    content: Content
+    occurrences: Sequence[Occurrence] = ()
+    passing: Relayed | None = None  # it is a notification of another server, and nothing else
+
+
+def _find(
+    message: Message, body: bytes, topics: Topics, places: Sequence[Place] | None = None, *, marked: bool = True
+) -> Found:
     header = message.header
-    if MARK in body:
-        passing = relayed(body, header, topics, way_in=message.way_in)
-        if passing is not None:
-            return None, (), passing
-    content = Content(body, header)
-    return content, topics.occurrences(content), None
-
-
-def _looked_into_if_any(
-    entry: Logged, body: bytes, registry: Registry
-) -> tuple[Content | None, Sequence[Occurrence], Relayed | None] | None:
-    if not registry.topics.may_concern(entry.event, entry.format, body):
-        return None
-    return _looked_into(entry, body, registry)
+    content = Content(body, header, places)
+    passing = relayed(body, header, topics, way_in=message.way_in) if marked else None
+    return Found(content, topics.occurrences(content)) if passing is None else Found(content, passing=passing)
 
 
 def _canonical(occurrence: Occurrence) -> str:

@@ -40,18 +40,21 @@ class Offers:
     def of(self, owner: str, subscription: Subscription) -> Offer:
         """What this party is offered for such a subscription.
 
-        What is told as messages goes by the directory, so it is the directory that allows their endpoints (S-51).
+        What is told as messages goes by the directory, so it is the directory, too, that allows their endpoints (S-51).
         """
         cap = self._cap(owner)
         return Offer(
             channels=self._channels,
             topic=self._topic,
-            may_point_at=self._known if subscription.channel.code == "message" else self._may_point_at,
+            may_point_at=self._may_be_written_to if subscription.channel.code == "message" else self._may_point_at,
             cap=cap,
             default_content=cap if Content.ID_ONLY.exceeds(cap) else Content.ID_ONLY,
             reads_mailbox=not self._parties,  # then whoever reaches us reads all mailboxes (S-57a)
             shortest_heartbeat=self._heartbeat,
         )
+
+    def _may_be_written_to(self, endpoint: str) -> bool:
+        return self._may_point_at(endpoint) or self._known(endpoint)
 
     def refuse_own(self, subscription: Subscription) -> None:
         """We are not told by ourselves: what would be told would be told of again."""

@@ -321,7 +321,7 @@ class SqliteStore(SqliteFile):
         return self._writer.submit(operation, new, None)
 
     def move(
-        self, key: int, life: Life, *, sent: int | None = None, ended: int | None = None
+        self, key: int, life: Life | None, *, sent: int | None = None, ended: int | None = None
     ) -> Future[Subscribed | None]:
         return self._writer.submit(partial(telling_sqlite.move, key=key, life=life, sent=sent, ended=ended), soon=False)
 

@@ -129,10 +129,10 @@ class Telling(Protocol):
         ...
 
     def move(
-        self, key: int, life: Life, *, sent: int | None = None, ended: int | None = None
+        self, key: int, life: Life | None, *, sent: int | None = None, ended: int | None = None
     ) -> Future[Subscribed | None]:
-        """What became of it: its life, how far it was told (also back: `$resend`), and the position of the notice that
-        has ended, which is under way no longer. None where it is gone."""
+        """What became of it: its life (None: as it is), how far it was told (also back: `$resend`), and the position of
+        the notice that has ended, which is under way no longer. None where it is gone."""
         ...
 
     async def subscribed(self) -> tuple[Subscribed, ...]: ...  # all, by key

@@ -15,6 +15,7 @@ from broker.core.subscription.check import ChannelOffer
 from broker.core.subscription.subscription import Content, Subscription
 from broker.core.subscription.topic import Topic
 from broker.core.subscription.wrap import EVENT
+from broker.flow.aside import Aside
 from broker.flow.deliver import Delivering
 from broker.flow.here import Here
 from broker.flow.meter import Meter
@@ -22,6 +23,7 @@ from broker.flow.plan import Planning
 from broker.flow.subscribing.admitting import Admitting, is_fed
 from broker.flow.subscribing.composing import Composing
 from broker.flow.subscribing.feed import Feeds
+from broker.flow.subscribing.keep import Keeping
 from broker.flow.subscribing.material import Material
 from broker.flow.subscribing.moves import Word
 from broker.flow.subscribing.notices import Notices
@@ -62,12 +64,14 @@ class Subscribing:
     notices: Notices
     feeds: Feeds
     teller: Teller
+    keeping: Keeping
     service: Service
 
     async def load(self) -> None:
         """All subscriptions, and what is under way for them; before anything is carried."""
         self.registry.load(await self.telling.subscribed())
         self.notices.load()
+        await self.teller.start()
 
 
 def join(
@@ -81,6 +85,8 @@ def join(
     directory: Callable[[], Whereabouts],
     rules: RuleSet,
     delivering: Delivering,
+    aside: Aside,
+    defaults: Policy,
     meter: Meter,
 ) -> Subscribing:
     registry = Registry(terms.topics)
@@ -106,7 +112,7 @@ def join(
         here=here, store=telling, registry=registry, composing=composing, starts=starts, admitting=admitting,
         policy=terms.policy,
     )  # fmt: skip
-    teller = Teller(here=here, store=telling, bodies=store, registry=registry, meter=meter)
+    teller = Teller(here=here, store=telling, bodies=store, aside=aside, registry=registry, meter=meter)
     offers = Offers(
         base_url=here.base_url, channels=terms.channels, topic=registry.topic, may_point_at=terms.may_point_at,
         known=lambda name: directory().resolve(name, release=None, format=None, now=here.now()).known, cap=terms.cap,
@@ -123,5 +129,5 @@ def join(
     )  # fmt: skip
     return Subscribing(
         telling=telling, registry=registry, composing=composing, notices=notices, feeds=feeds, teller=teller,
-        service=service,
+        keeping=Keeping(here=here, registry=registry, policy=defaults), service=service,
     )  # fmt: skip

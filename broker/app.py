@@ -122,7 +122,8 @@ class Broker:
             copies=Path(f"{settings.store.path}.directory"),
         )
         self.rules = RuleSet(settings.routes)
-        written = (*settings.allow.response_url, *(rule.address for rule in settings.routes if rule.address))
+        told = () if settings.subscriptions is None else settings.subscriptions.allow
+        written = (*settings.allow.response_url, *told, *(rule.address for rule in settings.routes if rule.address))
         self._own_hosts = frozenset(map(host_of, written))
         self.channels = Channels()
         self.callers = Callers()

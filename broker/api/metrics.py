@@ -17,6 +17,8 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 
 from broker import __version__
 from broker.api.admin_parts import CallersLike, DeliveringLike
+from broker.api.admin_subscriptions import Told
+from broker.api.subscription_service import SubscriptionService
 from broker.core.hold import Phase
 from broker.directory import Freshness, SourceState
 from broker.store import Counts, Store, StoreError, Waiting
@@ -290,11 +292,14 @@ def add_metrics(
     callers: CallersLike,
     now: Callable[[], datetime],
     sources: Callable[[], tuple[SourceState, ...]],
+    subscriptions: SubscriptionService | None = None,
 ) -> None:
     """Adds `/metrics`."""
     standing = Standing(store=store, delivering=delivering, callers=callers, now=now)
     metrics.registry.register(standing)
     metrics.registry.register(Sources(sources))
+    if subscriptions is not None:
+        metrics.registry.register(Told(subscriptions))
 
     async def scrape(request: web.Request) -> web.Response:
         await standing.read()

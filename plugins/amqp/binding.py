@@ -9,7 +9,7 @@ import msgspec
 from pamqp.commands import Basic
 from pamqp.common import FieldTable
 
-from broker.channel import Transmission
+from broker.channel import Manner, Transmission
 from broker.core.attributes import TRACE, BadAttribute, from_attributes, to_attributes, written_instant
 from broker.core.cloudevent import MEDIA_TYPE as STRUCTURED
 from broker.core.cloudevent import read_event, write_event
@@ -26,6 +26,9 @@ PERSISTENT = 2
 EPOCH = datetime.fromtimestamp(0, UTC)  # AMQP counts no time before it
 LARGEST_EXPIRATION = 2**32 - 1  # milliseconds; RabbitMQ closes the amqp_channel over more
 LARGEST_PRIORITY = 255
+STEERING = frozenset(
+    {"CC", "BCC"}
+)  # RabbitMQ's sender-selected distribution: a subscriber is told at its endpoint only
 PLAIN_ENCODINGS = frozenset({"", "identity", "utf-8", "utf8", "8bit", "binary"})  # some clients write the charset here
 _JSON, _XML = "application/fhir+json", "application/fhir+xml"
 _BOM = b"\xef\xbb\xbf"
@@ -43,7 +46,9 @@ class Writing:
         self._prefix = prefix.value
 
     def write(self, transmission: Transmission, now: datetime) -> tuple[Basic.Properties, bytes]:
-        """Properties, always with a message id, and body."""
+        """Properties, always with a message id, and body; ValueError says what of them cannot be written."""
+        if transmission.manner is not None:
+            return _as_asked(transmission, transmission.manner), transmission.body
         envelope = transmission.envelope
         message_id = envelope.id if envelope.id and fits(envelope.id) else transmission.message_id
         body, content_type, headers = transmission.body, transmission.media_type, None
@@ -71,6 +76,23 @@ class Writing:
         """The W3C trace headers go without a prefix, as everybody writes them."""
         prefix = self._prefix
         return {name if name in TRACE else prefix + name: value for name, value in to_attributes(envelope).items()}
+
+
+def _as_asked(transmission: Transmission, manner: Manner) -> Basic.Properties:
+    """A notification: what its subscriber asked for, with no envelope around it. Its own headers are headers."""
+    headers: dict[str, str] = {}
+    for name, value in manner.headers:
+        if name.upper() in STEERING:
+            raise ValueError(f"the header {name} would send copies to other queues")
+        if not fits(name):
+            raise ValueError("the name of a header is longer than AMQP takes")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value  # as HTTP joins what is there twice
+    return Basic.Properties(
+        content_type=transmission.media_type if fits(transmission.media_type) else None,
+        headers={**headers} or None,
+        delivery_mode=PERSISTENT,
+        message_id=transmission.message_id,
+    )
 
 
 def _priority(priority: int | None) -> int | None:

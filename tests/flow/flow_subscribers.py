@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import orjson
-from flow_post import ENDPOINTS, SENDER, Post, policy
+from flow_post import SENDER, Post, policy
 
 from broker.channel import Transmission
 from broker.core.fhir.header import Release
@@ -187,4 +187,4 @@ def status_of(sent: Transmission) -> dict[str, Any]:
     return first
 
 
-__all__ = ["ENDPOINTS", "SubscribedPost", "admission", "status_of", "subscription"]
+Subscribing = Callable[..., Awaitable[SubscribedPost]]  # what the fixture `subscribing` does

@@ -2,44 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 from flow_post import refusal
-from flow_subscribers import HOOK, SubscribedPost, subscription
+from flow_subscribers import HOOK, Subscribing, subscription
 
 from broker.channel import Deferred
 from broker.core.subscription.life import Happening
 from broker.core.subscription.subscription import Status
-from broker.flow.subscribing import notices
 
-Subscribing = Callable[..., Awaitable[SubscribedPost]]
 DOWN = Deferred(note="no connection", of_peer=True, left=False)
 LATER = Deferred(note="500 Internal Server Error", status=500)
-
-
-@pytest.fixture(autouse=True)
-def _time_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(notices, "TICK", 0.002)
-
-
-@pytest.fixture
-async def subscribing(tmp_path: Path) -> AsyncIterator[Subscribing]:
-    posts: list[SubscribedPost] = []
-
-    async def opened(path: Path = tmp_path / "broker.db", **more: Any) -> SubscribedPost:
-        post = await SubscribedPost(path, **more).start()
-        posts.append(post)
-        return post
-
-    yield opened
-    for post in posts:
-        if not post._running.done():
-            post.script.accepts_all()
-            await post.stop()
 
 
 # --- the life of a subscription (S-15 to S-17) ---

@@ -338,7 +338,8 @@ async def test_notices_are_no_lines_of_the_receipt_ledger(store: SqliteStore) ->
     dead = await store.notice(key, notification(), Kind.EVENT)
     assert isinstance(dead, Kept)
     await store.settle(settlement(dead.position, state=State.DEAD, answer=AnswerState.CLOSED))
-    await store.accept(notification())
+    other = (await subscribed(store, "other")).key
+    await store.notice(other, notification(), Kind.HANDSHAKE)
     span = await store.span(NOW - DAY, NOW + DAY)
     assert await store.sums(span, NOW) == ()
     assert (await store.lines(span, NOW, 9)).lines == ()

@@ -39,6 +39,7 @@ _FILTER = ("parameter", "resource", "comparators", "modifiers", "description", "
 _DURATION = re.compile(r"(\d{1,6})(ms|s|m|h)")
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
 _PATH = re.compile(r"[A-Za-z][A-Za-z0-9]*(?:\.[A-Za-z][A-Za-z0-9]*)*")
+_NUMBER = re.compile(r"\d{1,7}(\.\d{1,6})?")
 _TYPE = re.compile(r"[A-Z][A-Za-z]{1,63}")
 LONGEST_SPREAD = timedelta(hours=1)
 
@@ -90,8 +91,10 @@ def _triggers(element: Element, relayed: bool) -> tuple[tuple[EventTrigger, ...]
             resources.append(_resource(one))
         else:
             one.complain(one.where, "must say `event` or `resource`.", id="missing-element", code="required")
-    if "on" not in element.values and not relayed:
-        why = "without a trigger a topic never tells of anything, unless it is `relayed`"
+    if not (events or resources or relayed or element.values.get("on")):
+        why = (
+            "without a trigger a topic never tells of anything; `relayed: true` is for those that other servers tell of"
+        )
         element.complain.missing(element.at("on"), why)
     return tuple(events), tuple(resources)
 
@@ -115,9 +118,6 @@ def _resource(one: Element) -> ResourceTrigger:
     resource = _type(one, "resource")
     interactions = interactions_of(one, "interactions")
     rules = "where" in one.values or "fhirpath" in one.values
-    only_focus = one.values.get("only_focus", False)
-    if not isinstance(only_focus, bool):
-        one.complain(one.at("only_focus"), "must be true or false.", id="wrong-type", code="structure")
     # Of what is deleted only its name comes: rules over its content are for the others, unless `delete` is said too.
     if rules and "interactions" not in one.values:
         interactions = (Interaction.CREATE, Interaction.UPDATE)
@@ -127,9 +127,16 @@ def _resource(one: Element) -> ResourceTrigger:
         conditions=conditions_of(one, "where", resource),
         path=_path(one, resource),
         unconditional=(Interaction.DELETE,) if Interaction.DELETE in interactions else (),
-        only_focus=only_focus is True,
+        only_focus=_flag(one, "only_focus"),
         where=one.text("where"),
     )
+
+
+def _flag(one: Element, name: str) -> bool:
+    value = one.values.get(name)
+    if not (value is None or isinstance(value, bool) or value in ("true", "false")):
+        one.complain(one.at(name), "must be true or false.", id="wrong-type", code="structure")
+    return value is True or value == "true"
 
 
 def _type(one: Element, name: str) -> str:
@@ -223,7 +230,10 @@ def _spread(element: Element) -> timedelta:
 
 
 def _rate(element: Element) -> float:
-    value = element.values.get("source_rate", 0)
+    value = element.values.get("source_rate")
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        value = float(value)
+    value = 0 if value is None else value
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1_000_000:
         element.complain(element.at("source_rate"), "must be a number of starts a second; 0 is no limit.")
         return 0.0

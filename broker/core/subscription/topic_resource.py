@@ -81,8 +81,8 @@ def _relayed(element: Element) -> tuple[bool, str]:
 
 def relayed_of(element: Element, value: object) -> tuple[bool, str]:
     """Whether other servers tell of a topic, and the name of the way in by which they may do so."""
-    if isinstance(value, bool):
-        return value, ""
+    if isinstance(value, bool) or value in ("true", "false"):  # a reader that keeps places hands over texts
+        return value is True or value == "true", ""
     if isinstance(value, str) and _WAY_IN.fullmatch(value):
         return True, value
     element.complain(element.at("relayed"), "must be true, or a NAME (letters, digits, - _ .) of the way in /in/NAME.")

@@ -103,7 +103,7 @@ class Notices:
         """Something has changed for a subscription, or its time has come."""
         row = self._registry.get(key)
         if row is None:
-            if key in self._under_way and key not in self._queued:
+            if key in self._under_way and key not in self._queued and not self._under_way.may_have_left(key):
                 self._put(key)  # to take what is under way back
             return
         if key in self._queued or key in self._moves:

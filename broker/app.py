@@ -29,6 +29,7 @@ from broker.core.address_pattern import AddressPattern, AddressPatterns, host_of
 from broker.core.fhir.header import Release
 from broker.core.ids import MessageIds
 from broker.core.rules import RuleSet
+from broker.core.subscription.subscription import Content
 from broker.directory import Directory, DirectoryProblem, Snapshot, changed_names
 from broker.flow.aside import Aside
 from broker.flow.callers import Callers
@@ -40,6 +41,7 @@ from broker.flow.late import LateReports
 from broker.flow.live import Live
 from broker.flow.notify import Followers
 from broker.flow.retention import Ages, Retaining
+from broker.flow.subscribing.joined import Terms
 from broker.flow.watch import Watching
 from broker.notify import ServiceManager, inherited_sockets, watchdog_interval
 from broker.plugins import Channels
@@ -135,11 +137,12 @@ class Broker:
         flow = join(
             here=here, store=store, ledger=store, channels=self.channels, directory=self._snapshot, rules=self.rules,
             defaults=settings.defaults, intake=self.intake, aside=self.aside, callers=self.callers,
-            followers=self.followers, live=self.live, reads=self.reads, meter=self.metrics,
+            followers=self.followers, live=self.live, reads=self.reads, meter=self.metrics, telling=store,
+            subscriptions=_terms(settings),
         )  # fmt: skip
         self.receiving, self.accepting, self.delivering = flow.receiving, flow.accepting, flow.delivering
         self.late, self.mailboxes, self.sweeping = flow.late, flow.mailboxes, flow.sweeping
-        self.refusals = flow.refusals
+        self.refusals, self.subscribing = flow.refusals, flow.subscribing
         kept = settings.store.retention
         ages = Ages(body=kept.body, mailbox=kept.mailbox, identity=kept.identity, trace=kept.trace)
         self.retaining = Retaining(here=here, store=store, ages=ages)
@@ -164,7 +167,13 @@ class Broker:
             )
             self._build_channels(app)  # before anything is carried: what waits must find its sender
             await self.delivering.load_holds()
+            if self.subscribing is not None:
+                await self.subscribing.load()
             self._start_task(self.delivering.run(), "deliver")
+            if self.subscribing is not None:
+                self._start_task(self.subscribing.notices.run(), "notices")
+                self._start_task(self.subscribing.feeds.run(), "feeds")
+                self._start_task(self.subscribing.teller.run(), "tell")
             self._start_task(self.watching.run(), "watch")
             self._start_task(self.sweeping.run(), "sweep")
             self._start_task(self.retaining.run(), "retention")
@@ -231,7 +240,7 @@ class Broker:
                 mailboxes=self.mailboxes,
                 report=self.late,
                 follow=self.live.follow,
-                subscriptions=None,
+                subscriptions=None if self.subscribing is None else self.subscribing.feeds,
             )
             receiver = spec.receiver(its_settings, host) if spec.receiver else None
             sender = spec.sender(its_settings, host) if spec.sender else None
@@ -290,6 +299,9 @@ class Broker:
         for receiver in self.channels.receivers:
             if isinstance(receiver, Finishing):
                 await receiver.finish()
+        subscribing = getattr(self, "subscribing", None)
+        if subscribing is not None:
+            await subscribing.feeds.stop()
         for runner in reversed(self._runners):
             await runner.cleanup()
         for sender in set(self.channels.senders().values()):
@@ -327,6 +339,21 @@ def _here(settings: Settings, store: SqliteStore, clock: SteadyClock) -> Here:
         may_respond_to=allowed.match,
         now=clock,
         wall=clock.wall,
+    )
+
+
+def _terms(settings: Settings) -> Terms | None:
+    """What is said of subscriptions; None where nobody may subscribe."""
+    said = settings.subscriptions
+    if said is None:
+        return None
+    caps = {party.name: party.content for party in settings.parties.values() if party.content is not None}
+
+    def cap(owner: str) -> Content:
+        return caps.get(owner, said.content)
+
+    return Terms(
+        topics=said.topics, delivery=said.delivery, policy=said.policy, event=said.event, cap=cap, token=said.token
     )
 
 

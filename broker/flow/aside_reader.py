@@ -18,8 +18,8 @@ import msgspec
 
 from broker.core.fhir.header import Header, Release
 from broker.core.fhir.media import media_type
-from broker.core.fhir.read import read
 from broker.core.outcome import Problem, Refusal
+from broker.core.reading import read_header
 
 SIZES = struct.Struct("!IQ")
 COUNT = struct.Struct("!I")
@@ -45,7 +45,7 @@ class Said(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 def said_of(question: Question, body: bytes) -> Said:
     try:
-        header = read(body, media_type(question.media_type), url_release=question.release)
+        header = read_header(body, media_type(question.media_type), url_release=question.release)
         return Said(header=header, sha256=hashlib.sha256(body).digest())
     except Refusal as refusal:
         return Said(

@@ -6,10 +6,12 @@ import asyncio
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
+import msgspec
 import structlog
 
-from broker.channel import Deferred, Delivered, Refused
+from broker.channel import Deferred, Delivered, Refused, Transmission
 from broker.core.delivery import Event, State, Step
+from broker.core.envelope import EMPTY
 from broker.core.message import Fate, Message
 from broker.core.resolution import State as Standing
 from broker.core.resolution import Whereabouts
@@ -215,6 +217,13 @@ class Carrying:
             listens_on=wait_left is not None and self._callers.listens_on(position),
             response_url=message.header.is_response,
         )
+        if message.fate is Fate.NOTICE:
+            try:
+                sent = self._as_asked(sent, message, deliveries[0])
+            except LookupError as gone:
+                result: Delivered | Deferred | Refused = Deferred(note=str(gone), left=False)
+                await self._settling.ended(lane, parcel, deliveries, result, at=at, took=0.0)
+                return
         try:
             result = await sender.attempt(sent)
         except Exception:
@@ -227,3 +236,10 @@ class Carrying:
             after = {d.number: self._next(d, message, at) for d in deliveries}
             turned = {number: self._lane_name(address) for number, address in after.items() if address}
         await self._settling.ended(lane, parcel, deliveries, result, at=at, took=took, turned=turned)
+
+    def _as_asked(self, sent: Transmission, message: Message, delivery: Delivery) -> Transmission:
+        """A notification as its subscriber wants it, with nothing of ours around it."""
+        if self._settling.notices is None:
+            raise LookupError("nobody may subscribe here any more")
+        manner = self._settling.notices.manner(message, delivery)
+        return sent if manner is None else msgspec.structs.replace(sent, manner=manner, envelope=EMPTY)

@@ -24,10 +24,13 @@ from broker.flow.receive import Receiving
 from broker.flow.refusals import Ledger, Refusals
 from broker.flow.report import Reports
 from broker.flow.respond import Responding
+from broker.flow.subscribing import joined as subscriptions_joined
+from broker.flow.subscribing.joined import Subscribing, Terms
 from broker.flow.sweep import Sweeping
 from broker.plugins import Channels
 from broker.store import Store
 from broker.store.shared_reads import SharedReads
+from broker.store.telling import Telling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +45,7 @@ class Flow:
     mailboxes: Mailboxes
     refusals: Refusals
     sweeping: Sweeping
+    subscribing: Subscribing | None  # None where nobody may subscribe
 
 
 def join(
@@ -60,6 +64,8 @@ def join(
     live: Live,
     reads: SharedReads,
     meter: Meter,
+    telling: Telling | None = None,
+    subscriptions: Terms | None = None,
 ) -> Flow:
     """Each step gets the plain values and the neighbours that it needs, never the settings."""
     delivering = Delivering(
@@ -82,6 +88,12 @@ def join(
     receiving = Receiving(here=here, accepting=accepting, intake=intake, aside=aside, refusals=refusals, meter=meter)
     # the end of an attempt may be the beginning of another message: these three know each other
     settling.answers, settling.reports, settling.arrivals = responding, reports, receiving
+    subscribing = None
+    if subscriptions is not None and telling is not None:
+        subscribing = subscriptions_joined.join(
+            here=here, store=store, telling=telling, terms=subscriptions, channels=channels, planning=planning,
+            directory=directory, rules=rules, delivering=delivering, meter=meter,
+        )  # fmt: skip
     return Flow(
         receiving=receiving,
         accepting=accepting,
@@ -91,4 +103,5 @@ def join(
         mailboxes=Mailboxes(here=here, store=store, reads=reads, followers=followers),
         refusals=refusals,
         sweeping=Sweeping(here=here, store=store, delivering=delivering, reports=reports),
+        subscribing=subscribing,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from broker.channel import Late, LateReport
 from broker.core.delivery import NEXT, Event, Outcome, State, Step
+from broker.core.message import Fate
 from broker.core.outcome import Problem, StoreUnavailable, Who
 from broker.flow.attempt import wants_bounce
 from broker.flow.here import Here
@@ -65,6 +66,8 @@ class LateReports:
         if settled.came is not None and tells is not None:
             self._settling.came(settled.came, tells)
         self._settling.died(delivery, problem)
+        if stored is not None and stored.message.fate is Fate.NOTICE and self._settling.notices is not None:
+            self._settling.notices.failed_later(delivery, problem.text or report.note)
         if self._live and stored is not None:
             self._live.tell(
                 stored.message.source, step.what, delivery.position, destination=delivery.destination, note=problem.id

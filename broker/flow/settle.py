@@ -10,7 +10,7 @@ from typing import Protocol
 
 import structlog
 
-from broker.channel import Accept, Arrival, Asked, Deferred, Delivered, Peer, Refused
+from broker.channel import Accept, Arrival, Asked, Deferred, Delivered, Manner, Peer, Refused
 from broker.core.addressing import name_key
 from broker.core.circuit import Sign
 from broker.core.delivery import Event, State, Step
@@ -74,7 +74,19 @@ class Schedule(Protocol):
     def spawn(self, work: Awaitable[None], name: str) -> object: ...
 
 
+class Noticing(Protocol):
+    """Whose notifications are carried (`Fate.NOTICE`)."""
+
+    def manner(self, message: Message, delivery: Delivery) -> Manner | None:
+        """How one is sent; None for what travels as a message. Raises LookupError where nobody wants it any more."""
+        ...
+
+    def ended(self, position: int, end: attempts.End) -> None: ...
+    def failed_later(self, delivery: Delivery, note: str) -> None: ...
+
+
 class Settling:
+    notices: Noticing | None = None  # where nobody may subscribe there are none
     answers: Answers  # joined by app: responses and deliveries know each other
     reports: Reports
     arrivals: Accept  # the way in, for a message in a receiver's answer that is no answer
@@ -250,6 +262,8 @@ class Settling:
             self._schedule.released(settled.released)
         if self._live:
             self._show(message, deliveries, end)
+        if message.fate is Fate.NOTICE and self.notices is not None and settled.changed:
+            self.notices.ended(position, end)
         if end.outcome is None:
             if end.change.due is not None:
                 to = lane if end.change.lane is None else self._schedule.lane(end.change.lane)

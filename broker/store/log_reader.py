@@ -34,6 +34,11 @@ def log(reader: Reader, after: int, limit: int, largest: int, most: int) -> LogP
     return LogPage(entries=tuple(entries), reached=reached, more=True)
 
 
+def newest(reader: Reader) -> int:
+    """The position that the log ends with now."""
+    return int(reader.db.execute("SELECT coalesce(max(position), 0) FROM message").fetchone()[0])
+
+
 def _entry(reader: Reader, position: int, largest: int) -> Logged | None:
     found = stored(reader, position)
     if found is None:

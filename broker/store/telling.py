@@ -119,10 +119,10 @@ class Telling(Protocol):
         ...
 
     def move(
-        self, key: int, life: Life, *, sent: int | None = None, ended: int | None = None
+        self, key: int, life: Life | None, *, sent: int | None = None, ended: int | None = None
     ) -> Future[Subscribed | None]:
-        """What became of it: its life, how far it was told (also back: `$resend`), and the position of the notice that
-        has ended, which is under way no longer. None where it is gone."""
+        """What became of it: its life (None: as it is), how far it was told (also back: `$resend`), and the position of
+        the notice that has ended, which is under way no longer. None where it is gone."""
         ...
 
     async def subscribed(self) -> tuple[Subscribed, ...]: ...  # all, by key
@@ -136,6 +136,8 @@ class Telling(Protocol):
         ...
 
     async def told(self) -> int: ...  # the position up to which the log was followed; that of the newest at first
+
+    async def newest(self) -> int: ...  # the position of the newest message
 
     async def log(self, after: int, limit: int, largest: int, most: int) -> LogPage:
         """What was accepted after a position, oldest first, no reports or notices of ours among it; at most so many

@@ -21,6 +21,7 @@ from plugins.http.answers import Answering
 from plugins.http.asked import asked
 from plugins.http.binding import read_envelope, told
 from plugins.http.body import DEADLINE, check_attribute, check_claims, claims_of, read_body, too_large
+from plugins.http.hook import Hook
 from plugins.http.settings import HttpSettings
 
 OPERATION = "$process-message"
@@ -44,6 +45,7 @@ class HttpReceiver:
         add_fhir_route(app, "POST", "/Bundle", Creation(self).ordinarily)
         path = f"/in/{{name}}/{OPERATION}"
         app.router.add_route("POST", path, operation.ordinarily, expect_handler=later)
+        Hook(self).add_to(app)
         for base in fhir_paths(app[BASE_PATH]):
             for name in (OPERATION, quote(OPERATION)):
                 for query in ("", "?async=true"):

@@ -11,12 +11,13 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from broker.channel import Deferred, Delivered, Host, Refused, Transmission
+from broker.channel import Deferred, Delivered, Host, Manner, Refused, Transmission
 from broker.core.attributes import Remembered
 from broker.core.envelope import Envelope
 from broker.core.fhir.header import Format
 from broker.core.fhir.media import media_type
 from broker.core.outcome import Problem, Refusal, Who
+from plugins.http import notifying
 from plugins.http.address import is_own, on_the_wire
 from plugins.http.binding import write_envelope
 from plugins.http.classify import HttpAnswer, delivered, not_delivered, said
@@ -40,6 +41,9 @@ NOT_LEFT = frozenset(
     }
 )
 
+ADDRESS = "the directory or the rule that gives this address"
+SUBSCRIPTION = "the Subscription"
+
 Attempted = Delivered | Deferred | Refused
 
 
@@ -55,6 +59,8 @@ class HttpSender:
 
     async def attempt(self, transmission: Transmission) -> Attempted:
         """Makes one attempt and says how it ended."""
+        if transmission.manner is not None:
+            return await self._notify(transmission, transmission.manner)
         try:
             target = self._target(transmission.address, not transmission.caller_waits)
         except ValueError as exc:
@@ -65,7 +71,7 @@ class HttpSender:
         if envelope.digest is None:
             envelope = msgspec.structs.replace(envelope, digest=await attribute_of(transmission.body))
         try:
-            response = await self._client.post(
+            response = await self._client.send(
                 target,
                 self._fields(transmission, envelope),
                 transmission.body,
@@ -85,6 +91,45 @@ class HttpSender:
 
     async def stop(self) -> None:
         await self._client.stop()
+
+    # --- notifications ---
+
+    async def _notify(self, transmission: Transmission, manner: Manner) -> Attempted:
+        """What a subscriber asked for, exactly so: our envelope stays here."""
+        try:
+            address = notifying.address_of(transmission.address, manner.path)
+            target = self._target_of(address, manner.method)
+            if target is None:
+                return _unusable("own-address", "the address is this broker's own", mend=SUBSCRIPTION)
+            response = await self._client.send(
+                target,
+                notifying.request_fields(transmission, manner, self._user_agent),
+                transmission.body,
+                connect=transmission.connect,
+                answer=transmission.answer,
+                allowed=_worth_reading_of_a_subscriber,
+            )
+        except NoAnswer as no:
+            return _no_answer(no.trouble, no.reason)
+        except notifying.UnusableHeader as exc:
+            return _unusable("unusable-header", str(exc), mend=SUBSCRIPTION)
+        except ValueError as exc:
+            return _unusable("unusable-address", str(exc), mend=SUBSCRIPTION)
+        taken = 200 <= response.status < 300
+        end = None if taken else await _not_taken(response, address)
+        if manner.method == notifying.CONSENT:
+            return notifying.consent(response, manner, end)
+        if end is None:
+            return notifying.taken(response.status)
+        return notifying.stopped(end)
+
+    def _target_of(self, address: str, method: str) -> Target | None:
+        """None for an address that leads back to us. Those of PUT are as many as resources: they are not remembered."""
+        if method == "POST":
+            return self._target(address, False)
+        if any(is_own(address, own) for own in self._own):
+            return None
+        return target_of(on_the_wire(address), method)
 
     # --- the request ---
 
@@ -127,6 +172,11 @@ def _worth_reading(status: int) -> int:
     """How much of the body of an answer with this status; nothing of a redirect's."""
     if 200 <= status < 300:
         return LARGEST_ANSWER
+    return 0 if 300 <= status < 400 else LARGEST_REASON
+
+
+def _worth_reading_of_a_subscriber(status: int) -> int:
+    """What it has to say is its status."""
     return 0 if 300 <= status < 400 else LARGEST_REASON
 
 
@@ -173,7 +223,7 @@ async def _taken(response: Response) -> Attempted:
     return delivered(status, response.first(b"content-type") or "", body)
 
 
-async def _not_taken(response: Response, address: str) -> Attempted:
+async def _not_taken(response: Response, address: str) -> Deferred | Refused:
     """What any other answer comes to; whether its end was reached matters little."""
     status = response.status
     body: bytes | None = None
@@ -242,6 +292,6 @@ def _no_answer(trouble: Trouble, reason: str = "") -> Deferred:
     return Deferred(note=note, of_peer=True, left=trouble not in NOT_LEFT)
 
 
-def _unusable(id: str, why: str) -> Refused:
-    text = f"The message cannot be sent: {why}; correct the directory or the rule that gives this address."
+def _unusable(id: str, why: str, *, mend: str = ADDRESS) -> Refused:
+    text = f"The message cannot be sent: {why}; correct {mend}."
     return Refused(note=why, problem=Problem(code="processing", id=id, text=text, who=Who.BROKER))

@@ -105,8 +105,8 @@ def test_spread_is_a_duration(text: str, spread: float) -> None:
         (topic(source_rate="-1"), [("source_rate", "invalid-value")]),
         (topic(source_rate=True), [("source_rate", "invalid-value")]),
         (topic(on=[]), [("on", "missing-element")]),
-        (topic(on=None, relayed="maybe"), [("relayed", "wrong-type"), ("on", "missing-element")]),
-        (topic(on=None, relayed=1), [("relayed", "wrong-type"), ("on", "missing-element")]),
+        (topic(on=None, relayed="a b"), [("relayed", "invalid-value"), ("on", "missing-element")]),
+        (topic(on=None, relayed=1), [("relayed", "invalid-value"), ("on", "missing-element")]),
         (topic(on=None, relayed=False), [("on", "missing-element")]),
     ],
 )  # fmt: skip
@@ -119,6 +119,21 @@ def test_unknown_key_is_answered_with_the_one_that_is_meant() -> None:
         topic_from(topic(sprea="1s"))
     with pytest.raises(SubscriptionRefused, match="known are url, version"):
         topic_from(topic(xyz="1s"))
+
+
+def test_topic_that_others_tell_of_needs_no_trigger() -> None:
+    """S-24."""
+    topic = topic_from({"url": "http://t", "relayed": True})
+    assert (topic.relayed, topic.way_in, topic.events, topic.resources) == (True, "", (), ())
+    topic = topic_from({"url": "http://t", "relayed": "north-adt", "on": [{"event": "admit"}]})
+    assert (topic.relayed, topic.way_in, len(topic.events)) == (True, "north-adt", 1)
+
+
+@pytest.mark.parametrize("relayed", ["a/b", "", 7, ["north"]])
+def test_way_in_of_others_is_a_name(relayed: object) -> None:
+    with pytest.raises(SubscriptionRefused) as refused:
+        topic_from({"url": "http://t", "relayed": relayed})
+    assert refused.value.problem.expression == ("topic.relayed",)
 
 
 @pytest.mark.parametrize("said", [True, "true"])

@@ -8,13 +8,16 @@ from typing import Any
 
 import pytest
 from flow_post import Opened, Post
+from flow_subscribers import SubscribedPost, Subscribing
 
 from broker.flow import deliver
+from broker.flow.subscribing import notices
 
 
 @pytest.fixture(autouse=True)
 def _schedule_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deliver, "TICK", 0.002)
+    monkeypatch.setattr(notices, "TICK", 0.002)
 
 
 @pytest.fixture
@@ -24,6 +27,23 @@ async def opened(tmp_path: Path) -> AsyncIterator[Opened]:
 
     async def opened(path: Path = tmp_path / "broker.db", **more: Any) -> Post:
         post = await Post(path, **more).start()
+        posts.append(post)
+        return post
+
+    yield opened
+    for post in posts:
+        if not post._running.done():
+            post.script.accepts_all()
+            await post.stop()
+
+
+@pytest.fixture
+async def subscribing(tmp_path: Path) -> AsyncIterator[Subscribing]:
+    """The same, where somebody may subscribe."""
+    posts: list[SubscribedPost] = []
+
+    async def opened(path: Path = tmp_path / "broker.db", **more: Any) -> SubscribedPost:
+        post = await SubscribedPost(path, **more).start()
         posts.append(post)
         return post
 

@@ -216,11 +216,15 @@ class Post:
         flow = join(
             here=here, store=self.store, ledger=self.store, channels=self.channels, directory=self._snapshot,
             rules=self.rules, defaults=self.defaults, intake=self.intake, aside=self.aside, callers=self.callers,
-            followers=self.followers, live=self.live, reads=self.reads, meter=NoMeter(),
+            followers=self.followers, live=self.live, reads=self.reads, meter=NoMeter(), **self._join_more(),
         )  # fmt: skip
+        self.flow = flow
         self.receiving, self.accepting, self.delivering = flow.receiving, flow.accepting, flow.delivering
         self.responding, self.late, self.mailboxes = flow.responding, flow.late, flow.mailboxes
         self.sweeping, self.refusals = flow.sweeping, flow.refusals
+
+    def _join_more(self) -> dict[str, Any]:
+        return {}
 
     def _snapshot(self) -> Snapshot:
         return self.directory.current

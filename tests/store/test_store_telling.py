@@ -338,7 +338,8 @@ async def test_notices_are_no_lines_of_the_receipt_ledger(store: SqliteStore) ->
     dead = await store.notice(key, notification(), Kind.EVENT)
     assert isinstance(dead, Kept)
     await store.settle(settlement(dead.position, state=State.DEAD, answer=AnswerState.CLOSED))
-    await store.accept(notification())
+    other = (await subscribed(store, "other")).key
+    await store.notice(other, notification(), Kind.HANDSHAKE)
     span = await store.span(NOW - DAY, NOW + DAY)
     assert await store.sums(span, NOW) == ()
     assert (await store.lines(span, NOW, 9)).lines == ()
@@ -362,3 +363,13 @@ async def test_store_of_version_5_is_brought_up_to_date(tmp_path: Path) -> None:
         assert await store.tell(before + 1, [event(before, key)]) == {key: 1}
     finally:
         await store.close()
+
+
+async def test_newest_is_where_the_log_ends_also_with_messages_of_ours(store: SqliteStore) -> None:
+    assert await store.newest() == 0
+    kept = await store.accept(new("bundle:1"))
+    assert isinstance(kept, Kept)
+    assert await store.newest() == kept.position
+    ours = await store.accept(notification())
+    assert isinstance(ours, Kept)
+    assert await store.newest() == ours.position > kept.position

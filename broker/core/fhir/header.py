@@ -47,6 +47,9 @@ class Event(msgspec.Struct, frozen=True, gc=False):
 
 
 STATUS_EVENT = Event(system="urn:x-fhir-broker:event", code="status-check")  # ours, since no standard has one (M-37)
+NOTIFICATION_EVENT = Event(
+    system="urn:x-fhir-broker:message-event", code="subscription-notification"
+)  # likewise (S-49)
 
 
 class Destination(msgspec.Struct, frozen=True, kw_only=True, gc=False):

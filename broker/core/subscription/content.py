@@ -26,6 +26,7 @@ METHODS = {
 }
 _ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")
 _TYPE = re.compile(r"[A-Z][A-Za-z]{1,63}")
+_ROOT = re.compile(rb"<[A-Za-z]+")
 
 
 class Entry:
@@ -78,6 +79,10 @@ class Entry:
     def names(self) -> tuple[str, ...]:
         """All that references inside the message may say to mean it."""
         return tuple(name for name in (self.full_url, f"{self.type}/{self.id}" if self.id else "") if name)
+
+    def is_meant_by(self, references: Iterable[str]) -> bool:
+        """Whether one of the references means it, from wherever it is written."""
+        return any(one in self.names or (self.id and one.endswith(f"/{self.type}/{self.id}")) for one in references)
 
 
 class Opened(NamedTuple):
@@ -236,6 +241,13 @@ def may_stand_alone(raw: bytes) -> bool:
     except expat.ExpatError:
         return False  # a prefix that the document around it declared
     return True
+
+
+def by_itself(raw: bytes, format: Format) -> bytes:
+    """A resource out of a message as a document of its own: what only the message had said is the namespace."""
+    if format is Format.XML and b"xmlns" not in raw.partition(b">")[0]:
+        return _ROOT.sub(rb'\g<0> xmlns="%b"' % FHIR.encode(), raw, count=1)
+    return raw
 
 
 def fragment(raw: bytes, format: Format) -> Raw | None:

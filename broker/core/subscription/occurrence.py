@@ -14,8 +14,9 @@ from broker.core.fhir.header import Format, Header
 from broker.core.subscription import query
 from broker.core.subscription.content import Content, Entry
 from broker.core.subscription.elements import Values
+from broker.core.subscription.notification import MARK
 from broker.core.subscription.parameters import Kind, definition_of
-from broker.core.subscription.topic import EventTrigger, Interaction, ResourceTrigger, Shape, Topic
+from broker.core.subscription.topic import EventTrigger, Interaction, ResourceTrigger, Shape, Topic, answers_to
 
 ANY = "*"  # of an event trigger: every event
 CLASSIC = "urn:x-fhir-broker:classic:"  # before a type, the URL of the topic of classic Subscriptions to it
@@ -53,6 +54,8 @@ class Topics:
                 self._by_event.setdefault(event.event, []).append((topic, event))
             for resource in topic.resources:
                 self._by_type.setdefault(resource.resource, []).append((topic, resource))
+        self._told_by_others = tuple(topic for topic in self.topics if not topic.url.startswith(CLASSIC))
+        self._by_way_in = {topic.way_in: topic for topic in self.topics if topic.way_in}
         self._interactions = {id(topic): dict(topic.interactions) for topic in self.topics}
         self._names = tuple(name.encode() for name in self._by_type)
         self._quoted = tuple(b'"%b"' % name for name in self._names)
@@ -63,9 +66,17 @@ class Topics:
         if by_event and (header.event.code in by_event or ANY in by_event or str(header.event) in by_event):
             return True
         # each a search of a microsecond: of the types whose name is nowhere, there is no resource
+        if self._told_by_others and MARK in body:
+            return True
         if header.format is Format.JSON and b"DELETE" not in body and b"\\u00" not in body:
             return any(name in body for name in self._quoted)
         return any(name in body for name in self._names) or (bool(self._names) and b"\\u00" in body)
+
+    def told_by_others(self, canonical: str, way_in: str | None) -> Topic | None:
+        """The topic that a notification of another server is of; which need not be one that we know."""
+        if canonical:
+            return next((one for one in self._told_by_others if answers_to(one, canonical)), None)
+        return self._by_way_in.get(way_in) if way_in else None
 
     def occurrences(self, content: Content) -> list[Occurrence]:
         """All that the topics tell of in a message, each focus of each topic once."""

@@ -12,7 +12,8 @@ filters: [patient, {parameter: ward, paths: [location.location], type: reference
 send: {Encounter: [Encounter:patient, Observation:encounter]}
 query: https://source.example/fhir/Encounter?_lastUpdated=gt{since}
 spread: 30s
-source_rate: 50                      # or, without `on`, `relayed: true`: other servers tell of it, and we pass it on
+source_rate: 50
+relayed: true                          # another server tells of it (S-24): `on` may be left out; or a NAME: /in/NAME
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from broker.core.subscription.elements import Complaints, Element, listed
 from broker.core.subscription.fhirpath import Path
 from broker.core.subscription.parameters import Kind
 from broker.core.subscription.topic import EventTrigger, FilterBy, Interaction, ResourceTrigger, Shape, Topic
-from broker.core.subscription.topic_resource import conditions_of, fhirpath_of, interactions_of
+from broker.core.subscription.topic_resource import conditions_of, fhirpath_of, interactions_of, relayed_of
 
 _KEYS = (
     *("url", "version", "title", "description", "on", "interactions", "filters", "send", "query", "spread"),
@@ -48,7 +49,7 @@ def topic_from(values: Any, *, where: str = "topic") -> Topic:
     complain = Complaints()
     element = Element(values, where, complain)
     _known(element, _KEYS)
-    relayed = _flag(element, "relayed")
+    relayed, way_in = relayed_of(element, element.values.get("relayed", False))
     events, resources = _triggers(element, relayed)
     topic = Topic(
         url=element.text("url", required=True),
@@ -64,6 +65,7 @@ def topic_from(values: Any, *, where: str = "topic") -> Topic:
         spread=_spread(element),
         source_rate=_rate(element),
         relayed=relayed,
+        way_in=way_in,
     )
     if topic.url and (":" not in topic.url or "|" in topic.url):
         complain(element.at("url"), "must be an absolute URI without a version: subscribers name the topic by it.")

@@ -42,11 +42,18 @@ def write_subscription(
     error: str = "",
 ) -> bytes:
     """The resource as a client may read it; `error` is shown where the release has an element for it (not R5)."""
+    return write(as_stored(subscription, last_updated=last_updated, version=version, error=error), format)
+
+
+def as_stored(
+    subscription: Subscription, *, last_updated: datetime | None = None, version: str = "", error: str = ""
+) -> Resource:
+    """The same as values."""
     resource = as_resource(subscription, error=error)
     if last_updated is not None:
         about: Resource = {"versionId": version} if version else {}
         resource["meta"] = {**about, "lastUpdated": instant(last_updated), **resource.get("meta", {})}
-    return write(_ordered(resource, _R5 if subscription.model is Model.NATIVE else _R4), format)
+    return _ordered(resource, _R5 if subscription.model is Model.NATIVE else _R4)
 
 
 def as_resource(subscription: Subscription, *, error: str = "") -> Resource:

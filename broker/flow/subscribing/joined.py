@@ -1,0 +1,102 @@
+"""The parts of subscriptions, joined; where nobody may subscribe, there are none of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from broker.core.fhir.header import Event
+from broker.core.policy import Policy
+from broker.core.resolution import Whereabouts
+from broker.core.rules import RuleSet
+from broker.core.subscription import life
+from broker.core.subscription.subscription import Content, Subscription
+from broker.core.subscription.topic import Topic
+from broker.core.subscription.wrap import EVENT
+from broker.flow.deliver import Delivering
+from broker.flow.here import Here
+from broker.flow.meter import Meter
+from broker.flow.plan import Planning
+from broker.flow.subscribing.admitting import Admitting
+from broker.flow.subscribing.composing import Composing
+from broker.flow.subscribing.feed import Feeds
+from broker.flow.subscribing.material import Material
+from broker.flow.subscribing.notices import Notices
+from broker.flow.subscribing.posting import Posting
+from broker.flow.subscribing.registry import Registry
+from broker.flow.subscribing.starts import Starts
+from broker.flow.subscribing.tell import Teller
+from broker.plugins import Channels
+from broker.store import Store
+from broker.store.telling import Telling
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What the operator has said of subscriptions."""
+
+    topics: Sequence[Topic]
+    delivery: Policy  # of notifications
+    policy: life.Policy
+    event: Event = EVENT
+    cap: Callable[[str], Content] = lambda owner: Content.ID_ONLY  # the most that a party is told now
+    callback: Callable[[Subscription], str] = lambda subscription: ""  # where a webhook may consent later
+    token: timedelta = timedelta(minutes=30)  # how long a binding token of a socket is good for
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subscribing:
+    telling: Telling
+    registry: Registry
+    composing: Composing
+    notices: Notices
+    feeds: Feeds
+    teller: Teller
+
+    async def load(self) -> None:
+        """All subscriptions, and what is under way for them; before anything is carried."""
+        self.registry.load(await self.telling.subscribed())
+        self.notices.load()
+
+
+def join(
+    *,
+    here: Here,
+    store: Store,
+    telling: Telling,
+    terms: Terms,
+    channels: Channels,
+    planning: Planning,
+    directory: Callable[[], Whereabouts],
+    rules: RuleSet,
+    delivering: Delivering,
+    meter: Meter,
+) -> Subscribing:
+    registry = Registry(terms.topics)
+    composing = Composing(
+        here=here,
+        material=Material(store=store, ids=here.ids, base_url=here.base_url),
+        topic_of=registry.topic_of,
+        event=terms.event,
+        cap=terms.cap,
+        callback=terms.callback,
+    )
+    posting = Posting(
+        here=here, channels=channels, planning=planning, directory=directory, rules=rules, policy=terms.delivery
+    )
+    starts = Starts(here.now)
+    notices = Notices(
+        here=here, store=store, telling=telling, registry=registry, composing=composing, posting=posting,
+        carrying=delivering, starts=starts, policy=terms.policy,
+    )  # fmt: skip
+    delivering.settling.notices = notices
+    admitting = Admitting(here=here, registry=registry, key=store.key, good_for=terms.token)
+    feeds = Feeds(
+        here=here, store=telling, registry=registry, composing=composing, starts=starts, admitting=admitting,
+        policy=terms.policy,
+    )  # fmt: skip
+    teller = Teller(here=here, store=telling, bodies=store, registry=registry, meter=meter)
+    return Subscribing(
+        telling=telling, registry=registry, composing=composing, notices=notices, feeds=feeds, teller=teller
+    )

@@ -140,7 +140,7 @@ class Notices:
             return None
         if wanted is Kind.EVENT:
             start = self._starts.of(row.key, row.subscription.id, self._topic(row))
-            if start > now:
+            if start > self._here.now():  # not `now`: it has gone on meanwhile
                 return start
         if not self._fresh.waits(row.key, self._peer(row)):
             self._put(row.key)

@@ -25,6 +25,8 @@ from broker.plugins import Channels
 from broker.store import NewDelivery, NewMessage
 from broker.store.telling import Subscribed
 
+REMEMBERED = 20_000  # lanes; beyond, they are worked out anew
+
 
 class Posting:
     def __init__(
@@ -45,14 +47,22 @@ class Posting:
         # nobody answers a notification, and nobody but its subscription hears how it ended
         sync = msgspec.structs.replace(policy.sync, expects=Expects.NOTHING)
         self._policy = msgspec.structs.replace(policy, sync=sync, bounce="never", order=Order.NONE)
+        self._lanes: dict[str, str] = {}  # by endpoint
         self._policies: dict[timedelta, Policy] = {}  # by the limit of one attempt; few
 
     def lane_of(self, subscription: Subscription) -> str:
         """Where it goes, as far as can be said before it is composed; raises NoRoute."""
+        endpoint = subscription.endpoint
         if subscription.channel.code == "message":
-            return subscription.endpoint
+            return endpoint
+        lane = self._lanes.get(endpoint)
+        if lane is not None:
+            return lane
+        if len(self._lanes) >= REMEMBERED:
+            self._lanes.clear()
         try:
-            return self._channels.lane_of(subscription.endpoint)
+            lane = self._lanes[endpoint] = self._channels.lane_of(endpoint)
+            return lane
         except ValueError as error:
             raise NoRoute(f"the endpoint cannot be used: {error}", id="no-usable-address", who=Who.BROKER) from error
 

@@ -12,7 +12,10 @@ from urllib.parse import urlsplit
 import msgspec
 
 from broker.channel import Deferred, Delivered, Host, Manner, Refused, Transmission
+from broker.core.address_pattern import AddressPattern, AddressPatterns
 from broker.core.attributes import Remembered
+from broker.core.cloudevent import MEDIA_TYPE as STRUCTURED
+from broker.core.cloudevent import write_event
 from broker.core.envelope import Envelope
 from broker.core.fhir.header import Format
 from broker.core.fhir.media import media_type
@@ -41,6 +44,7 @@ NOT_LEFT = frozenset(
     }
 )
 
+DATAREF = "dataref"
 ADDRESS = "the directory or the rule that gives this address"
 SUBSCRIPTION = "the Subscription"
 
@@ -53,6 +57,9 @@ class HttpSender:
     def __init__(self, settings: HttpSettings, host: Host) -> None:
         self._own = tuple(_own_urls(host.base_url, settings.listen))
         self._user_agent = settings.user_agent
+        self._base_url = host.base_url
+        self._dataref_above = settings.dataref_above
+        self._dataref_to = AddressPatterns(AddressPattern.parse(pattern) for pattern in settings.dataref_to)
         self._client = Client(client_ca=settings.client_ca, may_be_here=host.may_be_here)
         self._target = lru_cache(maxsize=1024)(self._find_target)  # addresses are few, attempts are many
         self._begin = Remembered[str](self._begin_of)  # as are media types
@@ -62,7 +69,7 @@ class HttpSender:
         if transmission.manner is not None:
             return await self._notify(transmission, transmission.manner)
         try:
-            target = self._target(transmission.address, not transmission.caller_waits)
+            target = self._target(transmission.address, not (transmission.caller_waits or transmission.event))
         except ValueError as exc:
             return _unusable("unusable-address", str(exc))
         if target is None:
@@ -70,11 +77,16 @@ class HttpSender:
         envelope = transmission.envelope
         if envelope.digest is None:
             envelope = msgspec.structs.replace(envelope, digest=await attribute_of(transmission.body))
+        body = transmission.body
         try:
+            if transmission.event or self._dataref_above:
+                body, fields = self._event(transmission, envelope)
+            else:
+                fields = self._fields(transmission, envelope)
             response = await self._client.send(
                 target,
-                self._fields(transmission, envelope),
-                transmission.body,
+                fields,
+                body,
                 connect=transmission.connect,
                 answer=transmission.answer,
                 allowed=_worth_reading,
@@ -130,6 +142,31 @@ class HttpSender:
         if any(is_own(address, own) for own in self._own):
             return None
         return target_of(on_the_wire(address), method)
+
+    # --- events ---
+
+    def _event(self, transmission: Transmission, envelope: Envelope) -> tuple[bytes, str]:
+        """Body and header lines of what is an event, or becomes one: as its data, or without data in structured mode.
+
+        A webhook is sent no event of headers alone (C-25). Of what is too large for a receiver that says so, only where
+        it can be read goes out: the same bytes under the same id (`dataref`, C-6).
+        """
+        body, media_type = transmission.body, transmission.media_type
+        if 0 < self._dataref_above < len(body) and self._takes_dataref(transmission.address, envelope):
+            where = f"{self._base_url}/Bundle/{transmission.message_id}"
+            envelope = msgspec.structs.replace(envelope, digest=None, more=(*envelope.more, (DATAREF, where)))
+            body = b""
+        elif not transmission.event:
+            return body, self._fields(transmission, envelope)
+        if body:
+            begin = fields_of(("Content-Type", media_type), ("User-Agent", self._user_agent))
+            return body, begin + write_envelope(envelope)
+        begin = fields_of(("Content-Type", f"{STRUCTURED}; charset=utf-8"), ("User-Agent", self._user_agent))
+        return write_event(envelope, b"", media_type), begin
+
+    def _takes_dataref(self, address: str, envelope: Envelope) -> bool:
+        """Whether its operator said so; who put a `dataref` there knows better."""
+        return envelope.is_event and self._dataref_to.match(address) and all(n != DATAREF for n, _ in envelope.more)
 
     # --- the request ---
 

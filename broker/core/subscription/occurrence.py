@@ -59,6 +59,8 @@ class Topics:
 
     def may_concern(self, header: Header, body: bytes) -> bool:
         """Whether it is worth looking into a message; no only where no topic can have to do with it."""
+        if header.opaque:
+            return False
         by_event = self._by_event
         if by_event and (header.event.code in by_event or ANY in by_event or str(header.event) in by_event):
             return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
-VERSION = 5
+VERSION = 6
 
 # Inside, ids are integers and times are microseconds since 1970 (UTC). `message` is only ever appended to and read by
 # position. `claim` is the one place where ids that senders made are looked up: `tie` 0 is the claim of an identity,
@@ -137,6 +137,47 @@ CREATE TABLE note (
 CREATE INDEX note_position ON note (position);
 """
 
+# New in version 6. What a client wrote, and what becomes of it, stand together; only the highest number stands apart,
+# since an event that ten thousand hear of writes ten thousand of them.
+TELLING = """
+CREATE TABLE subscription (
+    key      INTEGER PRIMARY KEY AUTOINCREMENT,   -- never given twice
+    id       TEXT NOT NULL UNIQUE,
+    owner    TEXT NOT NULL,
+    version  INTEGER NOT NULL,
+    changed  INTEGER NOT NULL,
+    written  BLOB NOT NULL,      -- core.subscription.Subscription, secrets and all
+    life     BLOB NOT NULL,      -- core.subscription.life.Life
+    sent     INTEGER NOT NULL DEFAULT 0,
+    notice   BLOB                -- store.telling.Notice
+);
+CREATE TABLE counted (           -- the highest event number that a subscription was given
+    key      INTEGER PRIMARY KEY,
+    number   INTEGER NOT NULL
+);
+
+CREATE TABLE event (
+    id       INTEGER PRIMARY KEY,
+    position INTEGER NOT NULL,
+    at       INTEGER NOT NULL,
+    topic    TEXT NOT NULL,
+    places   TEXT NOT NULL,      -- JSON
+    interaction TEXT,
+    relayed  INTEGER NOT NULL
+);
+CREATE INDEX event_position ON event (position);
+CREATE TABLE heard (
+    key      INTEGER NOT NULL,   -- of the subscription
+    number   INTEGER NOT NULL,
+    event    INTEGER NOT NULL,
+    PRIMARY KEY (key, number)
+) WITHOUT ROWID;
+CREATE INDEX heard_event ON heard (event);
+
+CREATE INDEX message_notice ON message (position) WHERE fate = 6;   -- for who counts messages, and not these
+"""
+TABLES += TELLING
+
 # From version 2: what waits is found by lane and destination, and in the order of priority; lanes can be held.
 LANES = """
 ALTER TABLE delivery ADD COLUMN priority INTEGER NOT NULL DEFAULT 0;
@@ -186,6 +227,7 @@ UPGRADES = {  # from this version to the next; statements end with `;` at the en
     2: STREAMS + LANES,
     3: COUNTED,
     4: LEDGER,
+    5: TELLING,
 }
 
 

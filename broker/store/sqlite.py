@@ -1,26 +1,20 @@
-"""The embedded store: SQLite with one writer that commits in groups, and readers with connections of their own."""
+"""The embedded store: SQLite with one writer that commits in groups, and readers with connections of their own.
+
+Here is what may be asked of it, one line each; what is done for it stands beside: `acceptance`, `changes`, `reader` …
+"""
 
 from __future__ import annotations
 
-import asyncio
-import fcntl
-import os
-import secrets
-import shutil
-import sqlite3
-import threading
-import time
 from asyncio import Future
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from functools import partial
-from pathlib import Path
-from typing import Any, TypeVar
 
 from broker.core.delivery import AnswerState, Outcome, State, Step
 from broker.core.hold import Hold
+from broker.core.subscription.life import Life
+from broker.core.subscription.notification import Kind
+from broker.core.subscription.subscription import Subscription
 from broker.store import (
     Claimed,
     Copy,
@@ -44,117 +38,29 @@ from broker.store import (
     Settled,
     Settlement,
     Stored,
-    StoreError,
     Stream,
     Waiting,
     Withdrawn,
     acceptance,
     changes,
     ledger_sqlite,
+    log_reader,
     notes,
     reader,
     retention,
     schedule,
     stream_reader,
+    telling_sqlite,
 )
-from broker.store.bodies import LARGE, Bodies
+from broker.store.bodies import LARGE
 from broker.store.ledger import Page, Refused, RefusedAs, Span, Sum
-from broker.store.log import MAX_WAL, Log, connect
-from broker.store.reader import Reader
 from broker.store.rows import micros
-from broker.store.schema import prepare
-from broker.store.tally import Tally
-from broker.store.writer import Writer, Written
-
-T = TypeVar("T")
-FREE_FOR = 0.2  # seconds that a look at the disk is good for: asking costs more than a message may
-READERS = 2  # threads: more would only wait for the same disk and the same interpreter
+from broker.store.sqlite_file import SqliteFile
+from broker.store.telling import NO_EVENT, Heard, LogPage, NewEvent, Subscribed
 
 
-def _ignore(_seconds: float, _operations: int) -> None:
-    """Nobody counts commits."""
-
-
-def _claim(path: Path) -> int:
-    """Holds the store for this process until the descriptor is closed: two writers would give positions twice."""
-    # a file of its own: closing any descriptor of the database would drop SQLite's own locks
-    lock = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        raise OSError(
-            f"the store {path} is in use by another broker: stop that one, or give this one a store of its own"
-        ) from None
-    return lock
-
-
-class SqliteStore:
-    """Opens `path`, creating it when missing; raises ValueError for a file of a newer release, OSError for the rest."""
-
-    def __init__(
-        self,
-        path: Path,
-        *,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
-        max_wal: int = MAX_WAL,
-        committed: Callable[[float, int], None] = _ignore,
-    ) -> None:
-        self._path = path
-        self._free, self._look_again = 0, 0.0
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = _claim(path)
-        db = connect(path)
-        try:
-            prepare(db, secrets.token_bytes(32))
-            self._key: bytes = db.execute("SELECT value FROM meta WHERE name = 'key'").fetchone()[0]
-            self.bodies = Bodies(path.with_name(path.name + ".bodies"))
-            self._remove_orphans(db)
-        except BaseException:
-            os.close(self._lock)
-            raise
-        finally:
-            db.close()
-        self._loop = asyncio.get_running_loop()
-        self._writer = Writer(
-            path, self._loop, clock=lambda: micros(now()), log=Log(path, largest=max_wal), committed=committed
-        )
-        self._local = threading.local()
-        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="store-reader")
-        self._files = ThreadPoolExecutor(READERS, thread_name_prefix="store-files")
-        self._counter = ThreadPoolExecutor(1, thread_name_prefix="store-counter")
-        self._tally = Tally(partial(self._read, on=self._counter))
-
-    def _remove_orphans(self, db: sqlite3.Connection) -> None:
-        """A crash between a body and the row that would name it leaves a file that nobody will ever read."""
-        names = self.bodies.names()
-        if names:
-            names -= {row[0] for row in db.execute("SELECT file FROM message WHERE file IS NOT NULL")}
-        for name in names:
-            self.bodies.remove(name)
-
-    @property
-    def key(self) -> bytes:
-        return self._key
-
-    def free(self) -> int:
-        """Bytes left on the store's file system, as of a moment ago."""
-        now = time.monotonic()
-        if now >= self._look_again:
-            self._free = shutil.disk_usage(self._path.parent).free
-            self._look_again = now + FREE_FOR
-        return self._free
-
-    def wal(self) -> int:
-        """Bytes of SQLite's log, as of the last commit or checkpoint."""
-        return self._writer.log.size
-
-    def cannot_write(self) -> str | None:
-        return self._writer.cannot_write()
-
-    def backlog(self) -> int:
-        """Operations that wait for the writer."""
-        return self._writer.backlog()
+class SqliteStore(SqliteFile):
+    """The operations of the contract: what is asked of the writer, and what of the readers."""
 
     # -- writing
 
@@ -290,48 +196,7 @@ class SqliteStore:
             self._files.submit(self.bodies.remove, file)
         return removed  # type: ignore[no-any-return]
 
-    def _with_file(self, body: bytes, operation: Callable[..., Any], what: Any, *, must: bool) -> Future[Any]:
-        """A large body goes to its own file first, outside the loop and the writer."""
-        job = Written(loop=self._loop)
-        written = self._loop.run_in_executor(self._files, self.bodies.write, body)
-
-        def then(written: Future[str]) -> None:
-            error = written.exception()
-            if error is not None:
-                if not job.done():
-                    job.set_exception(StoreError(f"the body cannot be written: {error}"))
-                return
-            file = written.result()
-            job.add_done_callback(partial(self._tidy, file))
-            self._writer.put(job, operation, (what, file), must=must)
-
-        written.add_done_callback(then)
-        return job
-
-    def _tidy(self, file: str, done: Future[Any]) -> None:
-        """A file that no row came to name goes; where that is not known, it goes at the next start."""
-        if done.cancelled():
-            return
-        result = done.result() if done.exception() is None else None
-        if not isinstance(result.came if isinstance(result, Settled) else result, Kept):
-            with suppress(RuntimeError):  # closing: it goes at the next start
-                self._files.submit(self.bodies.remove, file)
-
     # -- reading
-
-    async def _read(self, function: Callable[..., T], *arguments: Any, on: ThreadPoolExecutor | None = None) -> T:
-        await self._writer.settled()
-        try:
-            return await self._loop.run_in_executor(on or self._readers, self._on_reader, function, arguments)
-        except sqlite3.Error as error:
-            raise StoreError(f"the store cannot be read: {error}") from error
-
-    def _on_reader(self, function: Callable[..., T], arguments: tuple[Any, ...]) -> T:
-        if not hasattr(self._local, "reader"):
-            self._local.reader = Reader(connect(self._path), self.bodies, self._writer.claims)
-        with suppress(FileNotFoundError):  # retention took a large body away between its row and its file: look again
-            return function(self._local.reader, *arguments)
-        return function(self._local.reader, *arguments)
 
     async def stored(self, position: int) -> Stored | None:
         return await self._read(reader.stored, position)
@@ -421,12 +286,60 @@ class SqliteStore:
     async def counts(self) -> Counts:
         return await self._tally.counts()
 
-    async def close(self) -> None:
-        """Writes what is queued, then closes; readers finish what they read."""
-        await asyncio.to_thread(self._files.shutdown)
-        await asyncio.sleep(0)  # large bodies that have just been written are put in their own turn
-        self._writer.flush()
-        await asyncio.to_thread(self._writer.close)
-        await asyncio.to_thread(self._readers.shutdown)
-        await asyncio.to_thread(self._counter.shutdown)
-        os.close(self._lock)
+    # -- subscriptions
+
+    def subscribe(
+        self, subscription: Subscription, life: Life, *, owner: str, at: datetime, most: int
+    ) -> Future[Subscribed | None]:
+        return self._writer.submit(
+            partial(
+                telling_sqlite.subscribe, subscription=subscription, life=life, owner=owner, at=micros(at), most=most
+            )
+        )
+
+    def rewrite(
+        self, key: int, subscription: Subscription, life: Life, *, version: int, at: datetime
+    ) -> Future[Subscribed | None]:
+        return self._writer.submit(
+            partial(
+                telling_sqlite.rewrite, key=key, subscription=subscription, life=life, version=version, at=micros(at)
+            )
+        )
+
+    def unsubscribe(self, key: int) -> Future[bool]:
+        return self._writer.submit(partial(telling_sqlite.unsubscribe, key=key))
+
+    def tell(self, upto: int, events: Sequence[NewEvent]) -> Future[dict[int, int]]:
+        return self._writer.submit(partial(telling_sqlite.tell, upto=upto, events=events))
+
+    def notice(
+        self, key: int, new: NewMessage, kind: Kind, *, first: int = NO_EVENT, last: int = NO_EVENT
+    ) -> Future[Kept | Copy | None]:
+        operation = partial(telling_sqlite.notice, key=key, kind=kind, first=first, last=last)
+        if len(new.body) > LARGE:
+            return self._with_file(new.body, operation, new, must=False)
+        return self._writer.submit(operation, new, None)
+
+    def move(
+        self, key: int, life: Life, *, sent: int | None = None, ended: int | None = None
+    ) -> Future[Subscribed | None]:
+        return self._writer.submit(partial(telling_sqlite.move, key=key, life=life, sent=sent, ended=ended), soon=False)
+
+    async def subscribed(self) -> tuple[Subscribed, ...]:
+        return await self._read(telling_sqlite.subscribed)
+
+    async def heard(self, key: int, since: int, until: int, limit: int) -> tuple[Heard, ...]:
+        return await self._read(telling_sqlite.heard, key, since, until, limit)
+
+    async def heard_between(self, key: int, since: datetime | None, until: datetime | None) -> tuple[int, int] | None:
+        bounds = (None if since is None else micros(since), None if until is None else micros(until))
+        return await self._read(telling_sqlite.heard_between, key, *bounds, on=self._counter)
+
+    async def told(self) -> int:
+        return int(await self._writer.submit(telling_sqlite.told))
+
+    async def log(self, after: int, limit: int, largest: int, most: int) -> LogPage:
+        return await self._read(log_reader.log, after, limit, largest, most)
+
+    def on_commit(self, listener: Callable[[], None]) -> None:
+        self._writer.on_commit(listener)

@@ -37,6 +37,7 @@ class Transaction:
         self.last = max(last or 0, int(high[0]) if high else 0)
         self.now = 0  # microseconds; the commit's time, set by the writer for each group
         self.logged = 0  # bytes that the group adds to the log beyond what its operations usually do, about
+        self.own = 0  # messages of the group that nobody who follows the log asks for
         self.held_after = 0  # where retention goes on looking at what it had to keep
         self.held_looks = 0  # how much of it it has looked at in the round at hand
         self._before = self.last  # the last position ahead of the group at hand
@@ -80,7 +81,12 @@ class Transaction:
 
     def begin(self, now: int, *, careful: bool) -> None:
         self._db.execute("BEGIN IMMEDIATE")
-        self.now, self.careful, self._before = now, careful, self.last
+        self.now, self.careful, self._before, self.own = now, careful, self.last, 0
+
+    @property
+    def brings(self) -> bool:
+        """Whether the group has messages for who follows the log."""
+        return self.last - self._before > self.own
 
     def forget(self) -> None:
         """After a rollback nothing that was learned in the group can be trusted; its positions are given again.

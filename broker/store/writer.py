@@ -77,6 +77,8 @@ class Writer:
         self._stopping = threading.Event()
         self._db = connect(path)
         self._tx = Transaction(self._db)
+        self._listeners: list[Callable[[], None]] = []
+        self._is_saying = False  # the listeners are called in the next turn of the loop
         self._careful = 0  # groups for which nothing is taken for granted
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._thread.start()
@@ -138,6 +140,10 @@ class Writer:
         if self._pending:
             self._jobs.put(self._pending)
             self._pending = []
+
+    def on_commit(self, listener: Callable[[], None]) -> None:
+        """It is called on the loop, once a turn at most, after what may have brought messages to whoever follows."""
+        self._listeners.append(listener)
 
     @property
     def claims(self) -> Claims:
@@ -221,7 +227,7 @@ class Writer:
             self._tx.logged = 0
             self._failure = None
             self._committed(time.perf_counter() - started - self._waited, len(group))
-            self._tell(group)
+            self._tell(group, news=bool(self._listeners) and self._tx.brings)
 
     def _write(self, group: list[Written], *, again: bool) -> None:
         """What ordinary messages need is taken for granted (see `transaction`), unless that has lately been wrong."""
@@ -299,12 +305,24 @@ class Writer:
         wrapped.__cause__ = error
         self._tell([job], wrapped)
 
-    def _tell(self, group: list[Written], error: Exception | None = None) -> None:
+    def _tell(self, group: list[Written], error: Exception | None = None, *, news: bool = False) -> None:
         if error is not None:
             for job in group:
                 if job.told:
                     self._tx.spend(job.outcome)
-        self._call(_resolve, group, error)
+        self._call(self._resolve_and_say if news else _resolve, group, error)
+
+    def _resolve_and_say(self, group: list[Written], error: Exception | None) -> None:
+        """On the loop."""
+        _resolve(group, error)
+        if not self._is_saying:
+            self._is_saying = True
+            self._loop.call_soon(self._say)
+
+    def _say(self) -> None:
+        self._is_saying = False
+        for listener in self._listeners:
+            listener()
 
     def _call(self, function: Callable[..., None], *arguments: Any) -> None:
         try:

@@ -8,7 +8,7 @@ from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
-from old_store import of_version_2
+from old_store import as_version_5, of_version_2
 from store_values import DAY, NOW, delivery, ended, expecting, header, new, quoting, settlement
 
 from broker.core.delivery import AnswerState, Outcome, State
@@ -179,6 +179,7 @@ async def test_negative_responses_of_version_4_are_known_after_the_upgrade(tmp_p
 
 def as_version_4(db: sqlite3.Connection) -> None:
     """Takes away what version 5 has brought."""
+    as_version_5(db)
     db.execute("DROP INDEX message_negative")
     db.execute("ALTER TABLE message DROP COLUMN negative")
     db.execute("ALTER TABLE delivery DROP COLUMN source")

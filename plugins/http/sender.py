@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -59,7 +59,9 @@ class HttpSender:
         self._user_agent = settings.user_agent
         self._base_url = host.base_url
         self._dataref_above = settings.dataref_above
-        self._dataref_to = AddressPatterns(AddressPattern.parse(pattern) for pattern in settings.dataref_to)
+        self._dataref_to = _patterns(settings.dataref_to)
+        self._structured_to = _patterns(settings.structured_to)
+        self._shapes = bool(self._dataref_to or self._structured_to)
         self._client = Client(client_ca=settings.client_ca, may_be_here=host.may_be_here)
         self._target = lru_cache(maxsize=1024)(self._find_target)  # addresses are few, attempts are many
         self._begin = Remembered[str](self._begin_of)  # as are media types
@@ -79,7 +81,7 @@ class HttpSender:
             envelope = msgspec.structs.replace(envelope, digest=await attribute_of(transmission.body))
         body = transmission.body
         try:
-            if transmission.event or self._dataref_above:
+            if transmission.event or self._shapes:
                 body, fields = self._event(transmission, envelope)
             else:
                 fields = self._fields(transmission, envelope)
@@ -151,18 +153,21 @@ class HttpSender:
         A webhook is sent no event of headers alone (C-25). Of what is too large for a receiver that says so, only where
         it can be read goes out: the same bytes under the same id (`dataref`, C-6).
         """
-        body, media_type = transmission.body, transmission.media_type
-        if 0 < self._dataref_above < len(body) and self._takes_dataref(transmission.address, envelope):
+        body, media_type, address = transmission.body, transmission.media_type, transmission.address
+        structured = not body or self._structured_to.match(address)
+        if 0 < self._dataref_above < len(body) and self._takes_dataref(address, envelope):
             where = f"{self._base_url}/Bundle/{transmission.message_id}"
             envelope = msgspec.structs.replace(envelope, digest=None, more=(*envelope.more, (DATAREF, where)))
-            body = b""
-        elif not transmission.event:
-            return body, self._fields(transmission, envelope)
-        if body:
+            body, structured = b"", True
+        if not (structured and envelope.is_event):
+            if not transmission.event:
+                return body, self._fields(transmission, envelope)
             begin = fields_of(("Content-Type", media_type), ("User-Agent", self._user_agent))
             return body, begin + write_envelope(envelope)
+        if envelope.timeleft is not None and not transmission.caller_waits:
+            envelope = msgspec.structs.replace(envelope, timeleft=None)  # absent = nobody waits
         begin = fields_of(("Content-Type", f"{STRUCTURED}; charset=utf-8"), ("User-Agent", self._user_agent))
-        return write_event(envelope, b"", media_type), begin
+        return write_event(envelope, body, media_type), begin
 
     def _takes_dataref(self, address: str, envelope: Envelope) -> bool:
         """Whether its operator said so; who put a `dataref` there knows better."""
@@ -196,6 +201,10 @@ class HttpSender:
             ("Accept-Encoding", "identity"),
             ("User-Agent", self._user_agent),
         )
+
+
+def _patterns(written: Iterable[str]) -> AddressPatterns:
+    return AddressPatterns(AddressPattern.parse(pattern) for pattern in written)
 
 
 def _own_urls(base_url: str, listen: str) -> Iterator[str]:

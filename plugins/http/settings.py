@@ -40,6 +40,12 @@ class HttpSettings:
         default=0, metadata=described("Events a minute that such a sender is allowed; 0: any number.")
     )
 
+    structured_to: tuple[str, ...] = field(
+        default=(),
+        metadata=described(
+            "Receivers that take everything as CloudEvents in structured mode, such as https://*.partner.example/events."
+        ),
+    )
     dataref_above: int = field(
         default=0,
         metadata={
@@ -62,7 +68,7 @@ class HttpSettings:
             raise ValueError("events_in_batch: at least 1")
         if self.dataref_above < 0 or bool(self.dataref_above) is not bool(self.dataref_to):
             raise ValueError("dataref_above: a size, together with dataref_to: neither means anything alone")
-        for pattern in self.dataref_to:
+        for pattern in (*self.structured_to, *self.dataref_to):
             AddressPattern.parse(pattern)
         if self.webhook_rate < 0:
             raise ValueError("webhook_rate: 0 or more")

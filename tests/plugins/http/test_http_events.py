@@ -339,6 +339,21 @@ async def test_an_event_without_data_leaves_in_structured_mode(partner, send, me
 
 
 @pytest.mark.parametrize("is_event", [True, False])
+async def test_who_takes_structured_events_gets_everything_so(partner, is_event):
+    sender = HttpSender(HttpSettings(structured_to=(f"{partner.url}/hook",)), ScriptedHost())
+    try:
+        envelope = full_envelope(more=(("subject", "x"),))
+        await sender.attempt(transmission(partner.url + "/hook", envelope=envelope, event=is_event))
+        read = read_event(partner.seen[0].body)
+        assert (read.body, read.media_type) == (MESSAGE, "application/fhir+json; fhirVersion=4.0")
+        assert (read.envelope.id, read.envelope.more) == ("b-1", (("subject", "x"),))
+        await sender.attempt(transmission(partner.url + "/other", envelope=envelope, event=is_event))
+        assert (partner.seen[1].body, partner.seen[1].headers["ce-id"]) == (MESSAGE, "b-1")
+    finally:
+        await sender.stop()
+
+
+@pytest.mark.parametrize("is_event", [True, False])
 async def test_what_is_large_leaves_as_a_reference_to_who_fetches(partner, is_event):
     """C-6: the same id, and where the same bytes are."""
     settings = HttpSettings(dataref_above=100, dataref_to=(f"{partner.url}/fetching/*",))

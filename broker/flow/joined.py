@@ -26,6 +26,7 @@ from broker.flow.report import Reports
 from broker.flow.respond import Responding
 from broker.flow.subscribing import joined as subscriptions_joined
 from broker.flow.subscribing.joined import Subscribing, Terms
+from broker.flow.subscribing.keep import Keeping
 from broker.flow.sweep import Sweeping
 from broker.plugins import Channels
 from broker.store import Store
@@ -94,6 +95,8 @@ def join(
             here=here, store=store, telling=telling, terms=subscriptions, channels=channels, planning=planning,
             directory=directory, rules=rules, delivering=delivering, meter=meter,
         )  # fmt: skip
+        keeping = Keeping(here=here, registry=subscribing.registry, policy=defaults)
+        accepting.for_subscribers = keeping.route
     return Flow(
         receiving=receiving,
         accepting=accepting,

@@ -46,6 +46,10 @@ def events(notification: dict[str, Any]) -> list[tuple[int, str]]:
     return found
 
 
+def as_told(found: list[tuple[int, str]]) -> str:
+    return ", ".join(f"event {number}, {focus}" for number, focus in found)
+
+
 def resource_in(post: Post, type: str) -> bytes:
     """The bytes of the first resource of a type in a message."""
     text = post.body.decode()
@@ -89,8 +93,9 @@ async def subscribers(stage: Stage) -> None:
         await stage.until("the web hook has its notification", lambda: has(planning, 2))
     stage.same("the booking, at the clinic", booking, clinic.took[0] if clinic.took else None)
     by_hook, by_socket = events(json.loads(planning.took[-1])), events(live)
-    show.step("←", f"at the web hook: event {by_hook}, in {len(planning.took[-1]):,} bytes of R4")
-    show.step("←", f"on the socket: event {by_socket}, in R5")
+    size = len(planning.took[-1])
+    show.step("←", f"at the web hook: {as_told(by_hook)}, in R4, {size:,} bytes with the Appointment and its status")
+    show.step("←", f"on the socket: {as_told(by_socket)}, in R5")
     show.check("both heard of the same, each as its number 1", by_hook == by_socket and [n for n, _ in by_hook] == [1])
     whole = resource_in(booking, "Appointment")
     show.check("the web hook has the Appointment, the very bytes of the message", whole in planning.took[-1])
@@ -98,7 +103,8 @@ async def subscribers(stage: Stage) -> None:
     asked = await ask(stage.client, "GET", f"{url}/$events?eventsSinceNumber=1")
     show.step("→", "later the app is not sure that it heard all: GET $events?eventsSinceNumber=1")
     show.check("the same event, out of the log", asked.status == 200 and events(asked.json) == by_socket)
-    show.command("fhir-broker subscriptions ls", await stage.here.command("subscriptions", "ls"))
+    id = first.json["id"]
+    show.command(f"fhir-broker subscriptions show {id}", await stage.here.command("subscriptions", "show", id))
 
 
 async def said_on(socket: aiohttp.ClientWebSocketResponse) -> dict[str, Any]:

@@ -40,7 +40,9 @@ class Letter(msgspec.Struct, frozen=True, kw_only=True):
 
 def opened_here(arrival: Arrival) -> tuple[Header, bytes]:
     """The header of what came, and the SHA-256 of its bytes; raises Refusal. What is large is opened `aside`."""
-    return read_header(arrival.body, media_type(arrival.media_type), url_release=arrival.release), sha256_of(arrival.body)
+    return read_header(arrival.body, media_type(arrival.media_type), url_release=arrival.release), sha256_of(
+        arrival.body
+    )
 
 
 def sha256_of(body: bytes) -> bytes:

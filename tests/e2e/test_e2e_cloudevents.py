@@ -84,8 +84,8 @@ async def node(*arguments: str, given: Any) -> Any:
 
 async def until_got(south: HttpReceiver, count: int) -> list[Got]:
     async with asyncio.timeout(20):
-        while len(south.got) < count:
-            await asyncio.sleep(0.02)  # noqa: ASYNC110
+        while len(south.got) < count:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
     return sorted(south.got, key=lambda got: got.path)
 
 

@@ -14,7 +14,8 @@ from typing import Protocol
 
 import msgspec
 
-from broker.core.message import Message
+from broker.core.fhir.header import Format
+from broker.core.message import Fate, Message, decode
 from broker.core.subscription.life import Life
 from broker.core.subscription.notification import Kind
 from broker.core.subscription.subscription import Subscription
@@ -77,8 +78,17 @@ class Logged(msgspec.Struct, frozen=True, kw_only=True):
 
     position: int
     accepted: datetime
-    message: Message
+    fate: int
+    event: str  # system|code
+    format: Format
+    about: bytes  # the message beside its bytes, as it is written: most are only looked at from outside
     body: bytes | None  # None where it is larger than was asked for, or gone
+
+    @property
+    def message(self) -> Message:
+        message = decode(self.about)
+        # the transaction knew better: the request had been answered already
+        return message if message.fate == self.fate else msgspec.structs.replace(message, fate=Fate(self.fate))
 
 
 class LogPage(msgspec.Struct, frozen=True, kw_only=True):

@@ -61,7 +61,12 @@ class Telling:
         self.changed: list[int] = []
         self.registry.on_change(self.changed.append)
         self.teller = Teller(
-            here=post.here, store=post.store, bodies=post.store, registry=self.registry, meter=self.meter
+            here=post.here,
+            store=post.store,
+            bodies=post.store,
+            aside=post.aside,
+            registry=self.registry,
+            meter=self.meter,
         )
         keeping = Keeping(here=post.here, registry=self.registry, policy=DEFAULT)
         post.accepting.for_subscribers = keeping.route

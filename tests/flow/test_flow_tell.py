@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import msgspec
 import pytest
 from flow_post import START, A, Opened, Post, answered_with, message, response
 from flow_telling import (
@@ -25,6 +26,7 @@ from broker.core.subscription.content import Content
 from broker.core.subscription.life import Life
 from broker.core.subscription.subscription import Status
 from broker.core.subscription.topic import Interaction
+from broker.flow.aside import ASIDE
 from broker.flow.subscribing import tell
 from broker.store import StoreError
 from broker.store.telling import LogPage
@@ -228,15 +230,26 @@ async def test_pages_and_transactions_are_bounded_and_nothing_is_lost_between_th
         assert telling.counted(row) == 10
 
 
-async def test_large_message_is_told_of_like_others(telling: Telling) -> None:
-    row = await telling.subscribe("one", ENCOUNTERS)
+@pytest.mark.parametrize("size", [tell.LARGEST, ASIDE])
+async def test_large_message_is_told_of_like_others(telling: Telling, size: int) -> None:
+    row = await telling.subscribe("one", ENCOUNTERS, filters={"patient": "Patient/p1"})
     large = json.loads(encounter(1))
-    large["entry"][1]["resource"]["text"] = {"div": "x" * (tell.LARGEST + 1)}
+    large["entry"][1]["resource"]["text"] = {"div": "x" * (size + 1)}
     await telling.post.send(json.dumps(large).encode(), asynchronous=True)
-    await telling.post.send(message("b2", "m2", text="x" * (tell.LARGEST + 1)), asynchronous=True)
+    await telling.post.send(message("b2", "m2", text="x" * (size + 1)), asynchronous=True)
     await telling.post.send(encounter(3), asynchronous=True)
     await telling.told()
     assert [(one.position, one.places) for one in await telling.heard(row)] == [(1, (2, 1)), (3, (2, 1))]
+
+
+async def test_large_message_is_read_here_where_the_process_for_it_fails(telling: Telling) -> None:
+    row = await telling.subscribe("one", ENCOUNTERS)
+    large = json.loads(encounter(1))
+    large["entry"][1]["resource"]["text"] = {"div": "x" * (ASIDE + 1)}
+    await telling.post.send(json.dumps(large).encode(), asynchronous=True)
+    with patch.object(telling.post.aside, "_ask", side_effect=EOFError):
+        await telling.told()
+    assert [one.places for one in await telling.heard(row)] == [(2, 1)]
 
 
 @pytest.mark.parametrize("large", [False, True])
@@ -252,11 +265,8 @@ async def test_message_whose_bytes_are_gone_is_passed_over(telling: Telling, lar
 
     async def without_the_first(*given: int) -> Any:
         page = await before(*given)
-        return type(page)(
-            entries=tuple(type(one)(position=one.position, accepted=one.accepted, message=one.message,
-                                    body=None if one.position == 1 else one.body) for one in page.entries),
-            reached=page.reached, more=page.more,
-        )  # fmt: skip
+        first = [msgspec.structs.replace(one, body=None) for one in page.entries if one.position == 1]
+        return msgspec.structs.replace(page, entries=(*first, *page.entries[len(first) :]))
 
     async def gone(position: int) -> None:
         return None
@@ -273,10 +283,10 @@ async def test_message_that_cannot_be_looked_into_keeps_nobody_from_hearing_of_o
     for number in range(3):
         await telling.post.send(encounter(number))
 
-    def content(body: bytes, header: Any) -> Content:
+    def content(body: bytes, header: Any, places: Any) -> Content:
         if b"e1" in body:
             raise RecursionError("Patient/p1 is in these words")
-        return Content(body, header)
+        return Content(body, header, places)
 
     with patch.object(tell, "Content", content):
         await telling.told()

@@ -255,7 +255,8 @@ def subscribing(
 ) -> Subscribing:
     clock = [START]
     store = store or SqliteStore(folder / "subscribed.db", now=lambda: clock[0])
-    parties = bool(more.get("caps"))
+    caps = more.pop("caps", {})
+    cap, parties = more.pop("cap", Content.FULL), bool(caps)
     here = here or Here(
         endpoint="urn:oid:1.2.3", base_url=BASE_URL, ids=MessageIds(store.key), now=lambda: clock[0], parties=parties
     )
@@ -263,13 +264,15 @@ def subscribing(
     allowed = AddressPatterns(AddressPattern.parse(text) for text in ALLOWED)
     channels = more.pop("channels", ("http", "websocket", "email", "amqp"))
     most = more.pop("most", 100)
+    assert not more, more
     offers = Offers(
         base_url=BASE_URL,
         channels=channels_offered(channels, ALLOWED),
         topic=registry.topic,
         may_point_at=lambda endpoint: endpoint.startswith("mailto:") or allowed.match(endpoint),
         known=lambda endpoint: endpoint == "urn:oid:2.1",
-        **({"cap": Content.FULL} | more),
+        cap=lambda owner: caps.get(owner) or cap,
+        parties=parties,
     )
     policy = Policy()
     service = Service(
@@ -277,7 +280,7 @@ def subscribing(
         composing=Composing(
             here=here, material=Material(store=store, ids=here.ids, base_url=here.base_url), topic_of=registry.topic_of
         ),
-        moves=Moves(here=here, telling=store, registry=registry, policy=policy, moved=lambda key: None),
+        happens=Moves(here=here, telling=store, registry=registry, policy=policy, moved=lambda key: None).happens,
         token=lambda ids, now: ("sealed-" + ".".join(ids), now + timedelta(minutes=30)), sockets=lambda: SOCKETS,
     )  # fmt: skip
     return Subscribing(store, registry, service, here, clock)

@@ -92,13 +92,28 @@ class Opened(NamedTuple):
     entries: tuple[Entry, ...] = ()
 
 
-class Content:
-    """A message that was opened."""
+class Place(msgspec.Struct, frozen=True, array_like=True):
+    """An entry, and from where to where its resource stands in the body."""
 
-    def __init__(self, body: bytes, header: Header) -> None:
+    full_url: str
+    type: str
+    id: str
+    method: str
+    url: str
+    start: int
+    end: int
+
+
+class Content:
+    """A message that was opened; `places`: elsewhere, by `places_in`."""
+
+    def __init__(self, body: bytes, header: Header, places: Iterable[Place] | None = None) -> None:
         self.body = body
         self.header = header
-        self.entries = opened(body, format=header.format, release=header.release).entries
+        if places is None:
+            self.entries = opened(body, format=header.format, release=header.release).entries
+        else:
+            self.entries = tuple([_placed(one, body, header) for one in places])
         self._by_name: dict[str, Entry] = {}
         for entry in self.entries:
             for name in entry.names:
@@ -153,6 +168,25 @@ def opened(body: bytes, *, format: Format, release: Release) -> Opened:
         return _opened_json(body, release)
     except (msgspec.DecodeError, Refusal, ValueError, RecursionError):
         return Opened()
+
+
+def places_in(body: bytes, format: Format) -> tuple[Place, ...] | None:
+    """Where the entries of a Bundle stand, for whoever has the body too; None where only `opened` can tell."""
+    found, end = [], 0
+    for one in opened(body, format=format, release=Release.R4).entries:
+        start = body.find(one.raw, end)
+        if start < 0 or (one.format is Format.XML and not one.raw and one.type):
+            return None  # it was mended to be read, or leans on names around it
+        end = start + len(one.raw)
+        found.append(Place(one.full_url, one.type, one.id, one.method, one.url, start, end))
+    return tuple(found)
+
+
+def _placed(one: Place, body: bytes, header: Header) -> Entry:
+    return Entry(
+        full_url=one.full_url, type=one.type, id=one.id, method=one.method, url=one.url,
+        raw=body[one.start : one.end], format=header.format, release=header.release,
+    )  # fmt: skip
 
 
 def _opened_json(body: bytes, release: Release) -> Opened:

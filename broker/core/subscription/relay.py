@@ -60,12 +60,3 @@ def _content(foreign: Foreign, about: tuple[Entry, ...]) -> Content:
     if any(one.raw for one in about):
         return Content.FULL
     return Content.ID_ONLY if foreign.focus or about else Content.EMPTY
-
-
-def relayed_body(body: bytes, header: Header) -> bytes:
-    """What a subscriber is sent of a relayed message: the notification as it stands, out of the message around it.
-
-    A spliced one is nothing but the message (S-50).
-    """
-    foreign = read_notification(body, format=header.format, release=header.release)
-    return body if foreign is None else foreign.body

@@ -89,6 +89,10 @@ class Feeds:
         """A token for these subscriptions, and when it expires; raises Refusal."""
         return self._admitting.token(ids, now)
 
+    def happens(self, key: int, word: Word) -> None:
+        """What others find out about a subscription, written after what is being written."""
+        self._moves.happens(key, word)
+
     # -- what a channel asks
 
     def subscriber(self, peer: Peer) -> Socket:

@@ -78,6 +78,10 @@ class Notices:
 
     # -- what there is to do
 
+    def happens(self, key: int, word: Word) -> None:
+        """What others find out about a subscription, written after what is being written."""
+        self._moves.happens(key, word)
+
     def load(self) -> None:
         """What the registry has from the store: known before anything of it can end."""
         for row in self._registry:

@@ -22,38 +22,39 @@ class Offers:
         channels: Mapping[tuple[str, str], ChannelOffer],
         topic: Callable[[str], Topic | None],
         may_point_at: Callable[[str], bool],
-        known: Callable[[str], bool] = lambda endpoint: False,
-        cap: Content = Content.ID_ONLY,
-        caps: Mapping[str, Content | None] | None = None,
+        known: Callable[[str], bool],
+        cap: Callable[[str], Content],
+        parties: bool,
         shortest_heartbeat: timedelta = timedelta(seconds=10),
     ) -> None:
-        """`known` are endpoints of the directory, which messages may be sent to by name; `caps` are by party."""
+        """`may_point_at` is the operator's list, `known` tells what the directory has, `cap` is by party."""
         self._base = _url(base_url)
-        self.channels = channels
+        self._channels = channels
         self._topic = topic
         self._may_point_at = may_point_at
         self._known = known
         self._cap = cap
-        self._caps = caps or {}
+        self._parties = parties
         self._heartbeat = shortest_heartbeat
 
-    def of(self, owner: str) -> Offer:
-        cap = self._caps.get(owner) or self._cap
+    def of(self, owner: str, subscription: Subscription) -> Offer:
+        """What this party is offered for such a subscription.
+
+        What is told as messages goes by the directory, so it is the directory, too, that allows their endpoints (S-51).
+        """
+        cap = self._cap(owner)
         return Offer(
-            channels=self.channels,
+            channels=self._channels,
             topic=self._topic,
-            may_point_at=self._allowed,
+            may_point_at=self._may_be_written_to if subscription.channel.code == "message" else self._may_point_at,
             cap=cap,
             default_content=cap if Content.ID_ONLY.exceeds(cap) else Content.ID_ONLY,
-            reads_mailbox=not self._caps,  # while no party is configured, who reaches us reads all mailboxes (S-57a)
+            reads_mailbox=not self._parties,  # then whoever reaches us reads all mailboxes (S-57a)
             shortest_heartbeat=self._heartbeat,
         )
 
-    def _allowed(self, endpoint: str) -> bool:
-        """An address must be on the operator's list; a name is looked up, so the directory's entry allows it."""
-        if endpoint.lower().startswith("urn:"):
-            return self._known(endpoint)
-        return self._may_point_at(endpoint)
+    def _may_be_written_to(self, endpoint: str) -> bool:
+        return self._may_point_at(endpoint) or self._known(endpoint)
 
     def refuse_own(self, subscription: Subscription) -> None:
         """We are not told by ourselves: what would be told would be told of again."""

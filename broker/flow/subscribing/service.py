@@ -20,7 +20,7 @@ from broker.core.subscription.subscription import HIDDEN, Content, Model, Status
 from broker.core.subscription.topic import Topic
 from broker.flow.here import Here
 from broker.flow.subscribing.composing import Composing
-from broker.flow.subscribing.moves import Moves, Word
+from broker.flow.subscribing.moves import Word
 from broker.flow.subscribing.offers import Offers
 from broker.flow.subscribing.registry import Registry
 from broker.store.telling import NO_EVENT, Subscribed, Telling
@@ -50,11 +50,11 @@ class Service:
         policy: Policy,
         most: int,
         key: bytes,
-        moves: Moves,
-        token: Token | None = None,
-        sockets: Callable[[], str] = lambda: "",
+        happens: Callable[[int, Word], None],
+        token: Token,
+        sockets: Callable[[], str],
     ) -> None:
-        """`token` and `sockets` (the URL) are those of the channel that has sockets, where there is one."""
+        """`happens` writes what happens to a subscription; `sockets` is the URL of the channel that has some, or ""."""
         self._here = here
         self._store = store
         self._registry = registry
@@ -63,7 +63,7 @@ class Service:
         self._policy = policy
         self._most = most
         self._key = key
-        self._moves = moves
+        self._happens = happens
         self._token = token
         self._sockets = sockets
 
@@ -161,7 +161,7 @@ class Service:
 
     def _checked(self, wanted: Subscription, owner: str, now: datetime, current: Status | None = None) -> Subscription:
         self._offers.refuse_own(wanted)
-        return checked(wanted, self._offers.of(owner), now=now, current=current)
+        return checked(wanted, self._offers.of(owner, wanted), now=now, current=current)
 
     def _life_after(self, row: Subscribed, wanted: Subscription, now: datetime) -> Life:
         """What its client writes: `off` stops it, `requested` greets it anew, its status as read leaves it alone.
@@ -226,7 +226,7 @@ class Service:
         first = await self._first_of(row, asked)
         row = self.get(id, owner)  # as it is now: it may have moved while the store was asked
         if first <= row.sent:
-            self._moves.happens(row.key, Word(None, sent=first - 1))
+            self._happens(row.key, Word(None, sent=first - 1))
         return first, row.counted
 
     async def _first_of(self, row: Subscribed, asked: Resend) -> int:
@@ -256,8 +256,9 @@ class Service:
                     f"Subscription {row.subscription.id} is told over {row.subscription.channel.code}, not websocket."
                 )
                 raise SubscriptionRefused(text, id="not-over-websocket", code="business-rule", expression="id")
-        if self._token is None:
-            raise SubscriptionRefused("No channel with sockets is on here.", id="no-sockets", code="not-supported")
+        if not self.sockets:
+            text = "No URL of sockets is known here: the operator says one by `channels.websocket.url`."
+            raise SubscriptionRefused(text, id="no-sockets", code="not-supported")
         known = tuple(row.subscription.id for row in rows)
         token, until = self._token(known, self._here.now())
         return token, until, known
@@ -280,7 +281,7 @@ class Service:
         if row is None or not is_consent(self._key, row.subscription, token):
             raise NotFound("nobody waits for this consent", id="unknown-consent", expression="http.token")
         if row.life.status is Status.REQUESTED:
-            self._moves.happens(row.key, Word(Happening.GREETED))
+            self._happens(row.key, Word(Happening.GREETED))
 
     # -- what the operator does
 

@@ -10,15 +10,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import structlog
 
-from broker.core.subscription.content import Content
+from broker.core.message import Message
+from broker.core.subscription.content import Content, Place
 from broker.core.subscription.notification import MARK
-from broker.core.subscription.occurrence import Occurrence
+from broker.core.subscription.occurrence import Occurrence, Topics
 from broker.core.subscription.relay import Relayed, relayed
 from broker.core.subscription.subscription import Content as Level
+from broker.flow.aside import ASIDE, Aside
 from broker.flow.here import Here
 from broker.flow.meter import Meter
 from broker.flow.subscribing.registry import Registry
@@ -34,7 +36,7 @@ HEARD = 5_000  # numbers given in one transaction: the messages behind it wait s
 AT_ONCE = 500  # subscriptions whose numbers are made known before others have their turn
 SLICE = 0.004  # seconds of looking into messages before others have their turn
 GATHER = 0.02  # seconds between two pages: under load, fewer and fuller ones are read
-IDLE = timedelta(seconds=5)  # while nobody has subscribed, the position is moved on no more often
+IDLE = timedelta(seconds=5)  # where nobody hears of anything, the position is written no more often
 AGAIN = 1.0  # seconds after which a store that failed is asked once more
 
 
@@ -47,15 +49,20 @@ class Bodies(Protocol):
 class Teller:
     """The one who follows the log."""
 
-    def __init__(self, *, here: Here, store: Telling, bodies: Bodies, registry: Registry, meter: Meter) -> None:
+    def __init__(
+        self, *, here: Here, store: Telling, bodies: Bodies, aside: Aside, registry: Registry, meter: Meter
+    ) -> None:
         self._here = here
         self._store = store
         self._bodies = bodies
+        self._aside = aside
         self._registry = registry
         self._meter = meter
         self._wake = asyncio.Event()
         self._at: int | None = None  # the position up to which it has told; None before the store has said
-        self._moved = datetime.min.replace(tzinfo=here.now().tzinfo)  # when that was written while nobody listened
+        self._written = self._looked = (
+            here.now() - IDLE
+        )  # when that was written; when the end of the log was looked for
         self._behind: datetime | None = None  # when the first of what it has not told was accepted
         self._too_much: set[tuple[int, str]] = set()  # what was said of those who may not be told as much
         store.on_commit(self._wake.set)
@@ -103,12 +110,12 @@ class Teller:
     async def _pass_over(self) -> bool:
         """Nobody is there to hear of what is in the log: it is not read, and the position follows now and then."""
         now = self._here.now()
-        if now - self._moved < IDLE:
+        if now - self._looked < IDLE:
             return False
         newest = await self._store.newest()
         if self._registry.anybody_hears:  # whoever subscribed meanwhile hears of what was accepted since
             return True
-        self._moved = now
+        self._looked = now
         await self._move_to(newest, ())
         return False
 
@@ -135,15 +142,22 @@ class Teller:
         await self._move_to(reached, events)
 
     async def _move_to(self, position: int, events: Sequence[NewEvent]) -> None:
-        """Events, their numbers and how far they were told are one transaction; memory follows it."""
+        """Events, their numbers and how far they were told are one transaction; memory follows it.
+
+        Where there were none, the position is written now and then: after a restart some is looked into once more.
+        """
         if self._at is None or position <= self._at:
+            return
+        now = self._here.now()
+        if not events and now - self._written < IDLE:
+            self._at = position
             return
         try:
             numbers = await self._store.tell(position, events)
         except StoreError:  # it may yet be written: the store is asked before anything is told again
             self._at = None
             raise
-        self._at = position
+        self._at, self._written = position, now
         await self._count(numbers)
         if events:
             self._meter.told(len(events), sum([len(event.hearers) for event in events]))
@@ -181,28 +195,30 @@ class Teller:
             return []
 
     def _found(self, entry: Logged, body: bytes) -> list[NewEvent]:
-        header, topics = entry.message.header, self._registry.topics
-        if not topics.may_concern(header, body):
+        topics = self._registry.topics
+        if not topics.may_concern(entry.event, entry.format, body) or entry.message.header.opaque:
             return []
-        return self._heard(entry, *_looked_into(entry, body, self._registry))
+        return self._heard(entry, _find(entry.message, body, topics, marked=MARK in body))
 
     async def _beside(self, entry: Logged) -> list[NewEvent]:
-        """A large message: what is in it is found in a thread, who hears of it here."""
-        body = await self._bodies.body(entry.position)
-        if body is None:
+        """A large message: it is taken apart elsewhere and looked through in a thread; who hears is found here."""
+        body, topics, message = await self._bodies.body(entry.position), self._registry.topics, entry.message
+        if body is None or message.header.opaque:
             return []
-        found = await asyncio.to_thread(_looked_into_if_any, entry, body, self._registry)
-        return [] if found is None else self._heard(entry, *found)
+        places, marked = None, True
+        if len(body) > ASIDE:
+            places, marked = await self._aside.entries(message.media_type, body)
+            if not marked and not topics.may_concern_types(entry.event, {one.type for one in places or ()}):
+                return []
+        return self._heard(entry, await asyncio.to_thread(_find, message, body, topics, places, marked=marked))
 
-    def _heard(
-        self, entry: Logged, content: Content | None, occurrences: Sequence[Occurrence], passing: Relayed | None
-    ) -> list[NewEvent]:
+    def _heard(self, entry: Logged, found: Found) -> list[NewEvent]:
+        content, passing = found.content, found.passing
         if passing is not None:
             return self._heard_of_relayed(entry, passing) if passing.is_event else []
-        assert content is not None, "what is no notification was opened"
         places = {id(one): place for place, one in enumerate(content.entries)}
         events = []
-        for occurrence in occurrences:
+        for occurrence in found.occurrences:
             hearers = self._since_created(self._registry.hearing(occurrence, content.aliases), entry)
             if hearers:
                 inside = (occurrence.focus, *occurrence.more) if occurrence.focus is not None else occurrence.more
@@ -259,24 +275,21 @@ class Teller:
         return tuple(hearers)
 
 
-def _looked_into(
-    entry: Logged, body: bytes, registry: Registry
-) -> tuple[Content | None, Sequence[Occurrence], Relayed | None]:
-    header, topics = entry.message.header, registry.topics
-    if MARK in body:
-        passing = relayed(body, header, topics, way_in=entry.message.way_in)
-        if passing is not None:
-            return None, (), passing
-    content = Content(body, header)
-    return content, topics.occurrences(content), None
+class Found(NamedTuple):
+    """What topics tell of in a message."""
+
+    content: Content
+    occurrences: Sequence[Occurrence] = ()
+    passing: Relayed | None = None  # it is a notification of another server, and nothing else
 
 
-def _looked_into_if_any(
-    entry: Logged, body: bytes, registry: Registry
-) -> tuple[Content | None, Sequence[Occurrence], Relayed | None] | None:
-    if not registry.topics.may_concern(entry.message.header, body):
-        return None
-    return _looked_into(entry, body, registry)
+def _find(
+    message: Message, body: bytes, topics: Topics, places: Sequence[Place] | None = None, *, marked: bool = True
+) -> Found:
+    header = message.header
+    content = Content(body, header, places)
+    passing = relayed(body, header, topics, way_in=message.way_in) if marked else None
+    return Found(content, topics.occurrences(content)) if passing is None else Found(content, passing=passing)
 
 
 def _canonical(occurrence: Occurrence) -> str:

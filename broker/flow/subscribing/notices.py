@@ -331,6 +331,8 @@ class Notices:
         if row is None or row.notice is None or row.notice.position != position:
             return
         notice, sent = row.notice, None
+        if happening is Happening.GAVE_UP and (notice.kind is not Kind.EVENT or row.life.has_gap):
+            self._under_way.drop(notice)
         if notice.kind is Kind.EVENT and happening is not None:
             # it was set back (`$resend`), or is never sent again: then it goes on from where it stands
             if row.sent == notice.first - 1 and happening is not Happening.SWITCHED_OFF:

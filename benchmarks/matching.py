@@ -64,7 +64,7 @@ def subscription(number: int, filters: Filters) -> Subscription:
 
 def hearing(topics: Topics, subscribers: Subscribers, header: Header, body: bytes) -> int:
     """How many hear of one message."""
-    if not topics.may_concern(header, body):
+    if not topics.may_concern(str(header.event), header.format, body):
         return 0
     content = Content(body, header)
     return sum(len(subscribers.hearing(one, content.aliases)) for one in topics.occurrences(content))

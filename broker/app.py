@@ -29,7 +29,9 @@ from broker.core.address_pattern import AddressPattern, AddressPatterns, host_of
 from broker.core.fhir.header import Release
 from broker.core.ids import MessageIds
 from broker.core.rules import RuleSet
-from broker.core.subscription.subscription import Content
+from broker.core.subscription.consent import callback
+from broker.core.subscription.offering import channels_offered
+from broker.core.subscription.targets import Targets
 from broker.directory import Directory, DirectoryProblem, Snapshot, changed_names
 from broker.flow.aside import Aside
 from broker.flow.callers import Callers
@@ -42,6 +44,7 @@ from broker.flow.live import Live
 from broker.flow.notify import Followers
 from broker.flow.retention import Ages, Retaining
 from broker.flow.subscribing.joined import Terms
+from broker.flow.subscribing.service import Service
 from broker.flow.watch import Watching
 from broker.notify import ServiceManager, inherited_sockets, watchdog_interval
 from broker.plugins import Channels
@@ -122,7 +125,8 @@ class Broker:
             copies=Path(f"{settings.store.path}.directory"),
         )
         self.rules = RuleSet(settings.routes)
-        written = (*settings.allow.response_url, *(rule.address for rule in settings.routes if rule.address))
+        told = () if settings.subscriptions is None else settings.subscriptions.allow
+        written = (*settings.allow.response_url, *told, *(rule.address for rule in settings.routes if rule.address))
         self._own_hosts = frozenset(map(host_of, written))
         self.channels = Channels()
         self.callers = Callers()
@@ -137,7 +141,7 @@ class Broker:
             here=here, store=store, ledger=store, channels=self.channels, directory=self._snapshot, rules=self.rules,
             defaults=settings.defaults, intake=self.intake, aside=self.aside, callers=self.callers,
             followers=self.followers, live=self.live, reads=self.reads, meter=self.metrics, telling=store,
-            subscriptions=_terms(settings),
+            subscriptions=self._terms(),
         )  # fmt: skip
         self.receiving, self.accepting, self.delivering = flow.receiving, flow.accepting, flow.delivering
         self.late, self.mailboxes, self.sweeping = flow.late, flow.mailboxes, flow.sweeping
@@ -145,6 +149,31 @@ class Broker:
         kept = settings.store.retention
         ages = Ages(body=kept.body, mailbox=kept.mailbox, identity=kept.identity, trace=kept.trace)
         self.retaining = Retaining(here=here, store=store, ages=ages)
+
+    def _terms(self) -> Terms | None:
+        """What is said of subscriptions; None where nobody may subscribe."""
+        settings, base_url, key = self._settings, self.here.base_url, self.store.key
+        said = settings.subscriptions
+        if said is None:
+            return None
+        caps = {party.name: party.content for party in settings.parties.values() if party.content is not None}
+        most = said.content
+
+        return Terms(
+            topics=said.topics, delivery=said.delivery, policy=said.policy, event=said.event, token=said.token,
+            cap=lambda owner: caps.get(owner, most),
+            callback=lambda subscription: callback(base_url, key, subscription),
+            channels=channels_offered(settings.channels, said.allow), may_point_at=Targets(said.allow).match,
+            most=said.most, heartbeat=said.heartbeat, sockets=self._sockets,
+        )  # fmt: skip
+
+    @property
+    def _service(self) -> Service | None:
+        return None if self.subscribing is None else self.subscribing.service
+
+    def _sockets(self) -> str:
+        """Where subscribers connect to, if a channel has sockets for them."""
+        return next((url for one in self.channels.receivers if (url := getattr(one, "subscribers_at", ""))), "")
 
     def _snapshot(self) -> Snapshot:
         return self.directory.current
@@ -171,6 +200,8 @@ class Broker:
             self._start_task(self.delivering.run(), "deliver")
             if self.subscribing is not None:
                 self._start_task(self.subscribing.notices.run(), "notices")
+                self._start_task(self.subscribing.feeds.run(), "feeds")
+                self._start_task(self.subscribing.teller.run(), "tell")
             self._start_task(self.watching.run(), "watch")
             self._start_task(self.sweeping.run(), "sweep")
             self._start_task(self.retaining.run(), "retention")
@@ -195,6 +226,7 @@ class Broker:
             app, here=self.here, store=self.store, reads=self.reads, followers=self.followers, directory=self._snapshot,
             withdraw=self.accepting.withdraw,
             reliable_cache_minutes=int(settings.store.retention.identity.total_seconds() // 60),
+            subscriptions=self._service,
         )  # fmt: skip
         add_health(app, self.health)
         http = settings.channels.get("http")
@@ -212,13 +244,13 @@ class Broker:
         add_health(app, self.health, aliases=True)
         add_metrics(
             app, self.metrics, store=self.store, delivering=self.delivering, callers=self.callers, now=self.here.now,
-            sources=lambda: self.directory.states,
+            sources=lambda: self.directory.states, subscriptions=self._service,
         )  # fmt: skip
         add_admin(
             app, here=self.here, store=self.store, directory=self.directory, rules=self.rules,
             defaults=self._settings.defaults, delivering=self.delivering, health=self.health,
             ledger=self.store, parties={one.name: one.endpoints for one in self._settings.parties.values()},
-            changed=self.directory_changed,
+            changed=self.directory_changed, subscriptions=self._service,
         )  # fmt: skip
 
     def _build_channels(self, app: web.Application) -> None:
@@ -237,7 +269,7 @@ class Broker:
                 mailboxes=self.mailboxes,
                 report=self.late,
                 follow=self.live.follow,
-                subscriptions=None,
+                subscriptions=None if self.subscribing is None else self.subscribing.feeds,
             )
             receiver = spec.receiver(its_settings, host) if spec.receiver else None
             sender = spec.sender(its_settings, host) if spec.sender else None
@@ -296,6 +328,9 @@ class Broker:
         for receiver in self.channels.receivers:
             if isinstance(receiver, Finishing):
                 await receiver.finish()
+        subscribing = getattr(self, "subscribing", None)
+        if subscribing is not None:
+            await subscribing.feeds.stop()
         for runner in reversed(self._runners):
             await runner.cleanup()
         for sender in set(self.channels.senders().values()):
@@ -334,19 +369,6 @@ def _here(settings: Settings, store: SqliteStore, clock: SteadyClock) -> Here:
         now=clock,
         wall=clock.wall,
     )
-
-
-def _terms(settings: Settings) -> Terms | None:
-    """What is said of subscriptions; None where nobody may subscribe."""
-    said = settings.subscriptions
-    if said is None:
-        return None
-    caps = {party.name: party.content for party in settings.parties.values() if party.content is not None}
-
-    def cap(owner: str) -> Content:
-        return caps.get(owner, said.content)
-
-    return Terms(topics=said.topics, delivery=said.delivery, policy=said.policy, event=said.event, cap=cap)
 
 
 async def run(settings: Settings, *, env: Mapping[str, str] = os.environ) -> None:

@@ -16,7 +16,9 @@ from broker.api.admin_messages import Messages
 from broker.api.admin_parts import DeliveringLike, HealthLike, HereLike, Parts
 from broker.api.admin_report import Parties, Report
 from broker.api.admin_streams import Streams
+from broker.api.admin_subscriptions import Subscriptions
 from broker.api.openapi import document
+from broker.api.subscription_service import SubscriptionService
 from broker.core.policy import Policy
 from broker.core.rules import RuleSet
 from broker.directory import Directory, Snapshot
@@ -37,15 +39,17 @@ def add_admin(
     ledger: Ledger,
     parties: Parties,
     changed: Callable[[Snapshot, Snapshot], Awaitable[int]] | None = None,
+    subscriptions: SubscriptionService | None = None,
 ) -> None:
     """Adds every route under `/admin/v1`, and the frame that answers in JSON and keeps web pages out."""
     parts = Parts(
         here=here, store=store, directory=directory, rules=rules, defaults=defaults, delivering=delivering,
-        health=health, changed=changed,
+        health=health, changed=changed, subscriptions=subscriptions,
     )  # fmt: skip
     app.middlewares.append(in_json)
     admin, messages, dead, where = Admin(parts), Messages(parts), Dead(parts), Whereabouts(parts)
     lanes, streams, report = Lanes(parts), Streams(parts), Report(parts, ledger, parties)
+    subscribed = Subscriptions(parts)
     routes = [
         ("GET", "/status", admin.status),
         ("GET", "/lanes", lanes.list),
@@ -64,6 +68,10 @@ def add_admin(
         ("POST", "/streams/{id}/resume", streams.resume),
         ("GET", "/report", report.totals),
         ("GET", "/report/messages", report.messages),
+        ("GET", "/subscriptions", subscribed.list),
+        ("GET", "/subscriptions/{id}", subscribed.show),
+        ("POST", "/subscriptions/{id}/off", subscribed.off),
+        ("POST", "/subscriptions/{id}/on", subscribed.on),
         ("POST", "/route", where.route),
         ("GET", "/directory", where.list),
         ("GET", "/directory/lookup", where.lookup),

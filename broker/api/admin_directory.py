@@ -14,7 +14,7 @@ from broker.api.admin_parts import Parts
 from broker.core.explain import explain
 from broker.core.fhir.header import Format, Header, Release
 from broker.core.fhir.media import media_type
-from broker.core.fhir.read import read
+from broker.core.reading import read_header
 from broker.core.resolution import Lookup
 from broker.core.routing import Question
 from broker.directory import Entry, Listed, Snapshot, SourceState, changed_names
@@ -107,7 +107,7 @@ class Whereabouts:
         """What would become of the message in the body, rule by rule; nothing is kept."""
         parts = self._parts
         media = media_type(request.headers.get(hdrs.CONTENT_TYPE, ""))
-        header = read(await body_of(request, parts.here.max_message), media)
+        header = read_header(await body_of(request, parts.here.max_message), media)
         question = question_of(
             header,
             event_prefix=parts.here.event_prefix,

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
+from broker.api.subscription_service import SubscriptionService
 from broker.core.hold import Hold
 from broker.core.ids import MessageIds
 from broker.core.policy import LanePolicy, Policy
@@ -93,6 +94,7 @@ class Parts:
         delivering: DeliveringLike,
         health: HealthLike,
         changed: Callable[[Snapshot, Snapshot], Awaitable[int]] | None,
+        subscriptions: SubscriptionService | None = None,
     ) -> None:
         self.here = here
         self.store = store
@@ -102,3 +104,4 @@ class Parts:
         self.delivering = delivering
         self.health = health
         self.changed = changed  # told of a directory that was read anew; says how many deliveries that woke
+        self.subscriptions = subscriptions  # None where the configuration serves none

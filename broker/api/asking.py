@@ -28,7 +28,7 @@ from broker.web import (
 
 FORM = "application/x-www-form-urlencoded"
 LARGEST_FORM = 64 * 1024  # bytes: a search in a body is longer than a line may be, but nobody writes a book
-FORM_DEADLINE = 10.0  # seconds for a body of that size
+BODY_DEADLINE = 10.0  # seconds for a body of that size
 
 _SEGMENTS = {release: name for name, release in PINNED.items()}
 
@@ -104,29 +104,35 @@ async def _form(request: web.Request) -> list[tuple[str, str]]:
         return []
     if request.content_type != FORM:
         raise Unsupported(f"a search is posted as {FORM}", id="unsupported-media-type", expression="http.content-type")
-    if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
-        raise Unsupported("a posted search is not compressed", id="unsupported-encoding")
-    await send_continue(request)
-    body = bytearray()
-    try:
-        async with asyncio.timeout(FORM_DEADLINE):
-            async for chunk in request.content.iter_any():
-                body += chunk
-                if len(body) > LARGEST_FORM:
-                    raise TooLarge(f"a posted search has at most {LARGEST_FORM} bytes")
-    except TimeoutError:
-        raise HttpRefusal(
-            f"the search did not arrive within {FORM_DEADLINE:g} s; send it again",
-            status=408,
-            code="timeout",
-            id="body-too-slow",
-        ) from None
+    body = await body_of(request, LARGEST_FORM, what="posted search")
     try:
         return parse_qsl(body.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=200)
     except ValueError:
         raise BadRequest(
             "the form is not percent-encoded UTF-8 of at most 200 fields", expression="http.body"
         ) from None
+
+
+async def body_of(request: web.Request, largest: int, *, what: str) -> bytes:
+    """A short body, bounded in bytes and time."""
+    if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
+        raise Unsupported(f"a {what} is not compressed", id="unsupported-encoding")
+    await send_continue(request)
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_DEADLINE):
+            async for chunk in request.content.iter_any():
+                body += chunk
+                if len(body) > largest:
+                    raise TooLarge(f"a {what} has at most {largest} bytes")
+    except TimeoutError:
+        raise HttpRefusal(
+            f"the {what} did not arrive within {BODY_DEADLINE:g} s; send it again",
+            status=408,
+            code="timeout",
+            id="body-too-slow",
+        ) from None
+    return bytes(body)
 
 
 def reader_address(request: web.Request) -> str:

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
-from uuid import NAMESPACE_URL, uuid5
+from collections.abc import Callable, Iterable
 
 from aiohttp import web
 
 from broker.api.asking import Asking, Here, asked_of
-from broker.api.parameters import HIGHEST_POSITION, Parameters, url
-from broker.api.search import LARGEST_PAGE, PAGE
+from broker.api.pages import CONTROLS, PAGING, page_of
+from broker.api.parameters import Parameters
 from broker.core.addressing import name_key, pair_key
 from broker.core.fhir.capability import SEARCH_PARAMS, SearchParam
 from broker.core.fhir.header import Release
-from broker.core.fhir.outcomes import operation_outcome
 from broker.core.fhir.write import Resource, shapes, write
 from broker.core.outcome import NotFound
 from broker.directory import Snapshot, as_fhir
 
-PAGING = (
-    SearchParam("_offset", "number", "Leaves out this many matches."),
-    SearchParam("_count", "number", "The most matches of one page; 0 asks for their number only."),
-)
 ENDPOINT_PARAMS = (
     *SEARCH_PARAMS["Endpoint"],
     SearchParam("status", "token", "active, suspended or off."),
@@ -53,9 +47,9 @@ class DirectoryResources:
         pairs = await asked_of(request)
         asking = Asking(request, self._here, pairs)
         known = [param.name for param in _PARAMS[type]]
-        asked = Parameters(pairs, known=(*known, "_summary", "_total"), strict=asking.is_strict)
+        asked = Parameters(pairs, known=(*known, *CONTROLS), strict=asking.is_strict)
         found = matches((await self._resources(asking.release)).by_id[type].values(), asked)
-        return asking.answer(write(_searchset(asking, type, asked, found), asking.format))
+        return asking.answer(write(page_of(asking, type, asked, found, lambda resource: resource), asking.format))
 
     async def read(self, type: str, request: web.Request) -> web.StreamResponse:
         asking = Asking(request, self._here)
@@ -101,42 +95,3 @@ def has_identifier(resource: Resource, wanted: str) -> bool:
         if fits:
             return True
     return False
-
-
-def _searchset(asking: Asking, type: str, asked: Parameters, found: Sequence[Resource]) -> Resource:
-    after = asked.number("_offset", highest=HIGHEST_POSITION) or 0
-    count = asked.number("_count", highest=10**9)
-    counted = asked.one_of("_summary", ("count", "false")) == "count" or count == 0
-    asked.one_of("_total", ("none", "estimate", "accurate"))  # it costs nothing: always given
-    limit = PAGE if count is None else min(count, LARGEST_PAGE)
-    page = [] if counted else found[after : after + limit]
-    kept = [pair for pair in asked.kept if pair[0] != "_offset"]
-    self_url = url(asking.base, type, [*kept, ("_offset", str(after))])
-    links = [{"relation": "self", "url": self_url}]
-    if not counted and after + limit < len(found):
-        links.append({"relation": "next", "url": url(asking.base, type, [*kept, ("_offset", str(after + limit))])})
-    bundle: Resource = {"resourceType": "Bundle", "type": "searchset", "total": len(found), "link": links}
-    entries = [_entry(asking, type, one) for one in page]
-    if asked.warnings and not counted:
-        entries.append(_warnings(asking, asked, self_url))
-    if entries:
-        bundle["entry"] = entries
-    return bundle
-
-
-def _entry(asking: Asking, type: str, resource: Resource) -> Resource:
-    return {
-        "fullUrl": f"{asking.base}/{type}/{resource['id']}",
-        "resource": resource,
-        "search": {"mode": "match"},
-    }
-
-
-def _warnings(asking: Asking, asked: Parameters, self_url: str) -> Resource:
-    id = str(uuid5(NAMESPACE_URL, self_url))
-    outcome = operation_outcome(asked.warnings, release=asking.release)
-    return {
-        "fullUrl": f"urn:uuid:{id}",
-        "resource": {"resourceType": "OperationOutcome", "id": id, "issue": outcome["issue"]},
-        "search": {"mode": "outcome"},
-    }

@@ -14,6 +14,10 @@ from broker.api.directory_resources import DirectoryResources
 from broker.api.mailbox import Followers, Mailboxes
 from broker.api.metadata import Metadata
 from broker.api.status import Statuses, Withdraw
+from broker.api.subscription_operations import SubscriptionOperations
+from broker.api.subscription_service import Owner, SubscriptionService, nobody
+from broker.api.subscription_topics import TopicResources
+from broker.api.subscriptions import SubscriptionResources
 from broker.core.outcome import StoreUnavailable
 from broker.directory import Snapshot
 from broker.store import Store, StoreError
@@ -21,6 +25,7 @@ from broker.store.shared_reads import SharedReads
 from broker.web import Handler, add_fhir_route
 
 RETRY_STORE = 10.0  # seconds
+Add = Callable[[str, str, Handler], None]  # methods, path, handler
 
 
 def add_fhir(
@@ -36,11 +41,14 @@ def add_fhir(
     reliable_cache_minutes: int = 90 * 24 * 60,
     events: Sequence[str] = (),
     reader: Callable[[web.Request], str] = reader_address,
+    subscriptions: SubscriptionService | None = None,
+    owner: Owner = nobody,
 ) -> None:
-    """Everything that is read under the FHIR base.
+    """Everything that is read under the FHIR base, and what is asked of subscriptions, where any are served.
 
     `endpoints` are pairs of protocol code and address for the CapabilityStatement (none: this base),
-    `reliable_cache_minutes` is how long identities are remembered, `reader` says who reads.
+    `reliable_cache_minutes` is how long identities are remembered, `reader` says who reads, `owner` whose the
+    subscriptions are.
     """
     mailboxes = Mailboxes(here=here, store=store, reads=reads, followers=followers, reader=reader)
     bundles = Bundles(here=here, store=store, reader=reader)
@@ -52,6 +60,7 @@ def add_fhir(
         endpoints=endpoints,
         reliable_cache_minutes=reliable_cache_minutes,
         events=events,
+        subscriptions=subscriptions,
     )
 
     def add(methods: str, path: str, handler: Handler) -> None:
@@ -70,6 +79,30 @@ def add_fhir(
         add("GET HEAD", f"/{type}", partial(resources.search, type))
         add("POST", f"/{type}/_search", partial(resources.search, type))
         add("GET HEAD", f"/{type}/{{id}}", partial(resources.read, type))
+    if subscriptions is not None:
+        _add_subscriptions(add, here, subscriptions, owner)
+
+
+def _add_subscriptions(add: Add, here: Here, service: SubscriptionService, owner: Owner) -> None:
+    resources = SubscriptionResources(here=here, service=service, owner=owner)
+    operations = SubscriptionOperations(here=here, service=service, owner=owner)
+    topics = TopicResources(here=here, service=service)
+    add("POST", "/Subscription", resources.create)
+    add("GET HEAD", "/Subscription", resources.search)
+    add("POST", "/Subscription/_search", resources.search)
+    add("GET POST", "/Subscription/$status", operations.status)
+    add("GET POST", "/Subscription/$get-ws-binding-token", operations.token)
+    add("GET HEAD", "/Subscription/{id}", resources.read)
+    add("PUT", "/Subscription/{id}", resources.update)
+    add("DELETE", "/Subscription/{id}", resources.delete)
+    add("GET POST", "/Subscription/{id}/$status", operations.status)
+    add("GET POST", "/Subscription/{id}/$events", operations.events)
+    add("GET POST", "/Subscription/{id}/$get-ws-binding-token", operations.token)
+    add("POST", "/Subscription/{id}/$resend", operations.resend)
+    add("GET POST", "/consent/{token}", operations.consented)  # no HEAD: to look is not to consent
+    add("GET HEAD", "/SubscriptionTopic", topics.search)
+    add("POST", "/SubscriptionTopic/_search", topics.search)
+    add("GET HEAD", "/SubscriptionTopic/{id}", topics.read)
 
 
 def _with_store(handler: Handler) -> Handler:

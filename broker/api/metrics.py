@@ -17,6 +17,8 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 
 from broker import __version__
 from broker.api.admin_parts import CallersLike, DeliveringLike
+from broker.api.admin_subscriptions import Told
+from broker.api.subscription_service import SubscriptionService
 from broker.core.hold import Phase
 from broker.directory import Freshness, SourceState
 from broker.store import Counts, Store, StoreError, Waiting
@@ -52,6 +54,10 @@ class Metrics:
         self._durations = Timed(registry, "delivery_duration_seconds", "Attempts, by channel.", ATTEMPT, "channel")
         self._commits = Timed(registry, "store_commit_seconds", "Commits of the store.", COMMIT)
         self._stalls = Timed(registry, "loop_stall_seconds", "How late the event loop came round, by samples.", STALL)
+        self._told = counted(registry, "subscription_events", "Events that topics told of and somebody heard of.")
+        self._heard = counted(registry, "subscription_event_numbers", "Event numbers given to subscriptions.")
+        self._behind = 0.0  # seconds
+        registry.register(self)
         self._operations = counted(registry, "store_operations", "Operations that the commits held.")
         info = prometheus.Gauge("build_info", "This release.", ("version", "python"), PREFIX, registry=registry)
         info.labels(__version__, platform.python_version()).set(1)
@@ -90,6 +96,17 @@ class Metrics:
     def stalled(self, seconds: float) -> None:
         """The loop came round so much later than it was due."""
         self._stalls.child().observe(seconds)
+
+    def told(self, events: int, numbers: int) -> None:
+        self._told[()] += events
+        self._heard[()] += numbers
+
+    def behind(self, seconds: float) -> None:
+        """How long the oldest message has been waiting that was not looked into for subscribers."""
+        self._behind = seconds
+
+    def collect(self) -> Iterator[Metric]:
+        yield _gauge("subscription_lag_seconds", "Age of what was not yet looked into for subscribers.", self._behind)
 
     # -- what the store says
 
@@ -275,11 +292,14 @@ def add_metrics(
     callers: CallersLike,
     now: Callable[[], datetime],
     sources: Callable[[], tuple[SourceState, ...]],
+    subscriptions: SubscriptionService | None = None,
 ) -> None:
     """Adds `/metrics`."""
     standing = Standing(store=store, delivering=delivering, callers=callers, now=now)
     metrics.registry.register(standing)
     metrics.registry.register(Sources(sources))
+    if subscriptions is not None:
+        metrics.registry.register(Told(subscriptions))
 
     async def scrape(request: web.Request) -> web.Response:
         await standing.read()

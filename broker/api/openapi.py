@@ -63,7 +63,7 @@ _LINE = {
     "destinations": _list(_TEXT),
     "bytes": _NUMBER,
     "media_type": _TEXT,
-    "fhir": _TEXT,
+    "fhir": _TEXT0,
     "bundle_id": _TEXT0,
     "message_id": _TEXT0,
 }
@@ -75,6 +75,16 @@ _COUNTS = _of("object", additionalProperties=_NUMBER)
 _SUMS = {
     "expected": _NUMBER, "answered": _NUMBER, "negative": _COUNTS, "open": _NUMBER, "missing": _NUMBER,
     "silent": _NUMBER, "withdrawn": _NUMBER, "undelivered": _COUNTS, "refused": _COUNTS, "misaddressed": _NUMBER,
+}  # fmt: skip
+
+_SUBSCRIBED = {
+    "id": _TEXT, "model": _of("string", enum=["classic", "backport", "native"]), "fhir": _TEXT, "topic": _TEXT0,
+    "criteria": _TEXT0, "filters": _list(_TEXT), "channel": _TEXT,
+    "endpoint": _or_null("string", description="without its query"), "content": _TEXT0, "owner": _TEXT0,
+    "version": _NUMBER, "changed": _TIME, "end": _TIME0,
+    "status": _of("string", enum=["requested", "active", "error", "off", "entered-in-error"]), "since": _TIME0,
+    "error": _TEXT0, "failures": _NUMBER, "gap": _YES, "counted": _NUMBER, "sent": _NUMBER, "behind": _NUMBER,
+    "last_sent": _TIME0, "next": _TIME0,
 }  # fmt: skip
 
 _SCHEMAS: dict[str, Schema] = {
@@ -112,7 +122,8 @@ _SCHEMAS: dict[str, Schema] = {
     "Message": _object(
         {
             **_LINE,
-            "format": _TEXT, "bundle_identifier": _TEXT0, "timestamp": _TEXT0, "response": {"type": ["object", "null"]},
+            "format": _TEXT0, "bundle_identifier": _TEXT0, "timestamp": _TEXT0,
+            "response": {"type": ["object", "null"]},
             "digest": _TEXT, "body_kept": _YES, "received": _TIME, "channel": _TEXT, "peer": _TEXT, "party": _TEXT0,
             "way_in": _TEXT0, "response_url": _TEXT0, "correlation": _TEXT0, "via": _list(_TEXT), "expirytime": _TIME0,
             "traceparent": _TEXT0,
@@ -166,6 +177,12 @@ _SCHEMAS: dict[str, Schema] = {
         "lookups": _list(_object({"how": _TEXT, "tried": _TEXT, "found": _TEXT0})), "nearest": _list(_TEXT),
         "directory": _TEXT,
     }),
+    "Subscription": _object(_SUBSCRIBED),
+    "SubscriptionShown": _object({**_SUBSCRIBED, "notice": {"oneOf": [_ref("Notice"), _of("null")]}}),
+    "Notice": _object({
+        "id": _of("string", description="ours, of the message that it is"), "kind": _TEXT, "first": _NUMBER0,
+        "last": _NUMBER0, "attempts": _NUMBER, "due": _TIME0, "note": _TEXT0,
+    }),
     "Ready": _object({
         "status": _of("string", enum=["ready", "not ready"]), "insecure": _YES, "checks": _of("object"),
     }),
@@ -203,6 +220,7 @@ def _path(name: str, text: str) -> dict[str, Any]:
 
 _ID = _path("id", "Our id, or any that the sender made (Bundle.id, MessageHeader.id, Bundle.identifier).")
 _LANE_NAME = _path("name", "The lane, as it is listed; percent-encoded as one segment.")
+_SUBSCRIPTION = _path("id", "The id of the Subscription.")
 _AFTER = _query("after", "Go on after this; from the answer before.", _of("integer", minimum=0, default=0))
 _DELIVERY_NUMBER = _query("number", "One delivery of the message; without it, all that are dead.", _NUMBER)
 
@@ -317,6 +335,27 @@ _PATHS: dict[str, dict[str, Any]] = {
             _object({"from": _TIME, "to": _TIME, "messages": _list(_ref("ReceiptLine")), "next": _NUMBER0}),
             *_PERIOD, _query("what", "open, missing, negative, undelivered; several with commas between.", _TEXT),
             _AFTER, _limit(200, 1000)),
+    },
+    "/admin/v1/subscriptions": {
+        "get": _operation(
+            "subscriptions", "Who is told of what, how far behind, in which trouble; as they were created.",
+            _object({"subscriptions": _list(_ref("Subscription")), "total": _NUMBER, "next": _NUMBER0}), _AFTER,
+            _limit(50, 500), _query("status", "requested, active, error, off or entered-in-error.", _TEXT)),
+    },
+    "/admin/v1/subscriptions/{id}": {
+        "get": _operation(
+            "subscription", "One, and the notification on its way to it.", _ref("SubscriptionShown"), _SUBSCRIPTION),
+    },
+    "/admin/v1/subscriptions/{id}/off": {
+        "post": _operation(
+            "switchOff", "Nothing is counted for it or sent any more, until its client or the operator switches it on.",
+            _ref("Subscription"), _SUBSCRIPTION,
+            body=_json_body(_of("object", properties={"reason": _of("string", maxLength=500)},
+                                additionalProperties=False), required=False)),
+    },
+    "/admin/v1/subscriptions/{id}/on": {
+        "post": _operation("switchOn", "It is greeted anew, and goes on where it stopped.", _ref("Subscription"),
+                           _SUBSCRIPTION),
     },
     "/admin/v1/route": {
         "post": _operation(

@@ -37,13 +37,16 @@ def check(
 
 
 def _counts(settings: Settings) -> dict[str, int]:
-    return {
+    counts = {
         "parties": len(settings.parties),
         "routes": len(settings.routes),
         "channels": len(settings.channels),
         "endpoints": len(settings.directory.endpoints),
         "sources": len(settings.directory.sources),
     }
+    if settings.subscriptions is not None:
+        counts["topics"] = len(settings.subscriptions.topics)
+    return counts
 
 
 def _print(mistakes: Iterable[Mistake], *, counts: dict[str, int] | None, as_json: bool, out: TextIO) -> None:

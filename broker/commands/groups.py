@@ -17,6 +17,7 @@ from broker.commands.options import (
     MessageId,
     NoColor,
     Number,
+    SubscriptionId,
 )
 from broker.commands.say import Say
 
@@ -30,7 +31,8 @@ dead_cli = _group("dead", "Dead letters: what was given up, and what to do with 
 streams_cli = _group("streams", "Where order is asked: what is held, and what waits for what goes before it.")
 lanes_cli = _group("lanes", "The peers: what waits for each, and whether it is left alone for now.")
 directory_cli = _group("directory", "Who lives where.")
-ALL = (mailbox_cli, dead_cli, streams_cli, lanes_cli, directory_cli)
+subscriptions_cli = _group("subscriptions", "Who is told of what, how far behind, and in which trouble.")
+ALL = (mailbox_cli, dead_cli, streams_cli, lanes_cli, directory_cli, subscriptions_cli)
 
 
 @mailbox_cli.command("ls")
@@ -222,3 +224,59 @@ def directory_refresh(
     from broker.commands import look, where
 
     raise typer.Exit(look.refresh(where.admin(admin, config), say=Say(as_json=json, no_colour=no_color)))
+
+
+@subscriptions_cli.command("ls")
+def subscriptions_ls(
+    status: Annotated[str | None, typer.Option(help="Only those: requested, active, error or off.")] = None,
+    after: After = 0,
+    limit: Limit = 50,
+    config: Config = None,
+    admin: Admin = None,
+    json: AsJson = False,
+    no_color: NoColor = False,
+) -> None:
+    """List the subscriptions, as they were created."""
+    from broker.commands import subscriptions, where
+
+    said = Say(as_json=json, no_colour=no_color)
+    at = where.admin(admin, config)
+    raise typer.Exit(subscriptions.ls(at, status=status, after=after, limit=limit, say=said))
+
+
+@subscriptions_cli.command("show")
+def subscriptions_show(
+    id: SubscriptionId, config: Config = None, admin: Admin = None, json: AsJson = False, no_color: NoColor = False
+) -> None:
+    """Show one, and the notification on its way to it."""
+    from broker.commands import subscriptions, where
+
+    said = Say(as_json=json, no_colour=no_color)
+    raise typer.Exit(subscriptions.show(where.admin(admin, config), id, say=said))
+
+
+@subscriptions_cli.command("off")
+def subscriptions_off(
+    id: SubscriptionId,
+    reason: Annotated[str | None, typer.Option(help="Why; its client reads it.")] = None,
+    config: Config = None,
+    admin: Admin = None,
+    json: AsJson = False,
+    no_color: NoColor = False,
+) -> None:
+    """Switch one off: nothing is counted for it or sent any more."""
+    from broker.commands import subscriptions, where
+
+    said = Say(as_json=json, no_colour=no_color)
+    raise typer.Exit(subscriptions.switch(where.admin(admin, config), id, on=False, reason=reason, say=said))
+
+
+@subscriptions_cli.command("on")
+def subscriptions_on(
+    id: SubscriptionId, config: Config = None, admin: Admin = None, json: AsJson = False, no_color: NoColor = False
+) -> None:
+    """Switch one on: it is greeted anew, and goes on where it stopped."""
+    from broker.commands import subscriptions, where
+
+    said = Say(as_json=json, no_colour=no_color)
+    raise typer.Exit(subscriptions.switch(where.admin(admin, config), id, on=True, reason=None, say=said))

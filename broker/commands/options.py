@@ -38,3 +38,4 @@ TIME = "2026-11-22T02:00Z, or +2h for two hours from now."
 LaneName = Annotated[str, typer.Argument(metavar="NAME", help="The lane, as `lanes ls` shows it.")]
 MessageFile = Annotated[Path, typer.Argument(metavar="FILE", help="A message, JSON or XML; - is stdin.")]
 MessageId = Annotated[str, typer.Argument(metavar="ID", help="Our id, or any that the sender made.")]
+SubscriptionId = Annotated[str, typer.Argument(metavar="ID", help="The id of the Subscription.")]

@@ -54,8 +54,8 @@ def _worked_out(
     from broker.api.admin_directory import question_of
     from broker.core.explain import explain
     from broker.core.fhir.media import media_type
-    from broker.core.fhir.read import read
     from broker.core.outcome import Refusal
+    from broker.core.reading import read_header
     from broker.core.rules import RuleSet
     from broker.directory import Directory
 
@@ -72,7 +72,7 @@ def _worked_out(
         for problem in directory.problems:
             say.line(f"directory: {problem}", "yellow")
     try:
-        header = read(body, media_type(content_type))
+        header = read_header(body, media_type(content_type))
     except Refusal as refusal:
         raise Ended(Exit.REFUSED, f"{refusal.problem.text} ({refusal.problem.id})") from None
     question = question_of(

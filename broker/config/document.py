@@ -111,7 +111,7 @@ def _default(value: Any) -> str:
         return ""
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
-    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`".replace("|", "\\|")
 
 
 def _kind(whole: Schema, setting: Schema) -> str:

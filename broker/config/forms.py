@@ -9,6 +9,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Annotated, Any, Literal
 
+import msgspec
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from broker.config.kinds import (
@@ -24,12 +25,17 @@ from broker.config.kinds import (
     NamePatterns,
     Size,
     Span,
+    TargetPatterns,
     Text,
     Texts,
 )
 from broker.config.mistake import Wrong
-from broker.config.rules import PolicyForm, RuleForm
+from broker.config.rules import LaneForm, PolicyForm, RetryForm, RuleForm
+from broker.config.settings import Subscriptions as Subscribing
 from broker.core.fhir.header import STATUS_EVENT, Release
+from broker.core.subscription import life
+from broker.core.subscription.subscription import Content
+from broker.core.subscription.wrap import EVENT
 
 MIB = 2**20
 GIB = 2**30
@@ -72,7 +78,10 @@ class Retention(Form):
     identity: Span = Field(
         default=timedelta(days=90), description="What recognises a copy. Not shorter than the longest `retry.give_up`."
     )
-    trace: Span = Field(default=timedelta(days=400), description="What happened to a message, and when.")
+    trace: Span = Field(
+        default=timedelta(days=400),
+        description="What happened to a message, and when; with it the events that subscriptions heard of.",
+    )
 
 
 class Store(Form):
@@ -118,6 +127,11 @@ class Party(Form):
     broker: Flag = Field(
         default=False,
         description="It is a broker: envelope attributes that steer are honoured from it, once `auth` tells who it is.",
+    )
+    content: Content | None = Field(
+        default=None,
+        description="The most that its subscriptions are told: empty, id-only or full-resource; absent:"
+        " as `subscriptions.content`. It counts where the party is known, once `auth` tells who it is.",
     )
     auth: NotYet = Field(default=(), description="How it proves itself. Not in this release.")
 
@@ -229,6 +243,54 @@ class Directory(Form):
     )
 
 
+_DEFAULT = {field.name: field.default for field in msgspec.structs.fields(Subscribing)}
+
+
+class Subscriptions(Form):
+    topics: Texts = Field(
+        default=(),
+        description="Files that say what may be subscribed to; `*` in a name is any. YAML: our short form"
+        " (docs/topics.md), JSON and XML: SubscriptionTopic resources. Read at the start.",
+    )
+    allow: TargetPatterns = Field(
+        default=(),
+        description="Where notifications may be sent: address patterns, `mailto:*@host`, or an address without a host"
+        " whose last value may end in `*`, such as `amqp:?routing_key=told.*`. Absent: only sockets are told.",
+    )
+    content: Content = Field(
+        default=_DEFAULT["content"],
+        description="The most that whoever has no `content` of its own is told: empty, id-only or full-resource.",
+    )
+    most: int = Field(default=_DEFAULT["most"], ge=1, description="Subscriptions there may be at once.")
+    without_previous: Flag = Field(
+        default=False,
+        description="Rules of SubscriptionTopic resources over the state before, which a broker does not hold, are left"
+        " out; otherwise such a topic is a mistake. The topic then tells of more than it was written to.",
+    )
+    retry: RetryForm = Field(
+        default_factory=RetryForm,
+        description="When a notification is tried again, and given up; what is left unsaid comes from `defaults`.",
+    )
+    lane: LaneForm = Field(
+        default_factory=LaneForm,
+        description="What goes to one subscriber's peer; what is left unsaid comes from `defaults`.",
+    )
+    error_after: int = Field(
+        default=life.Policy().error_after, ge=1, description="Failed attempts in a row after which the status is error."
+    )
+    off_after: Span = Field(
+        default=life.Policy().off_after, description="So long in error, and a subscription is switched off."
+    )
+    heartbeat: Span = Field(
+        default=_DEFAULT["heartbeat"], description="Heartbeats closer than this may not be asked for."
+    )
+    token: Span = Field(default=_DEFAULT["token"], description="How long a binding token of a socket is good for.")
+    event: Text = Field(
+        default=str(EVENT),
+        description="Event (code, or system|code) of notifications that are sent as messages: FHIR names none.",
+    )
+
+
 class Log(Form):
     level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="The least that is written."
@@ -259,5 +321,7 @@ class Configuration(Form):
         default=(), description="Rules, matched once per destination; the first that matches decides."
     )
     defaults: PolicyForm = Field(default_factory=PolicyForm, description="What a rule leaves unsaid.")
-    subscriptions: NotYet = Field(default=None, description="Not in this release.")
+    subscriptions: Subscriptions | None = Field(
+        default=None, description="Who may be told of what passes through; absent: nobody subscribes here."
+    )
     log: Log = Field(default_factory=Log, description="What the daemon writes about itself; never a payload.")

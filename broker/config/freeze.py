@@ -17,7 +17,8 @@ from broker.config.listening import listen
 from broker.config.places import Place, Steps
 from broker.config.rules import MatchForm, PolicyForm, RuleForm
 from broker.core.fhir.header import Event
-from broker.core.policy import DEFAULT, Match, Policy, Rule
+from broker.core.policy import DEFAULT, Match, Order, Policy, Rule
+from broker.core.subscription import life
 from broker.directory.source import ServerSource
 
 Values = TypeVar("Values", bound=msgspec.Struct)
@@ -55,6 +56,7 @@ def frozen(
         directory=_directory(form.directory, root, folder),
         routes=tuple(_rule(number, rule, defaults, root, file) for number, rule in enumerate(form.routes)),
         defaults=defaults,
+        subscriptions=None if form.subscriptions is None else _subscriptions(form.subscriptions, defaults),
         log=settings.Log(level=settings.LogLevel(form.log.level), format=settings.LogFormat(form.log.format)),
         insecure=insecure,
     )
@@ -87,7 +89,9 @@ def _listen(text: str, folder: Path) -> str:
 
 
 def _party(name: str, form: forms.Party) -> settings.Party:
-    return settings.Party(name=name, endpoints=form.endpoints, relays_for=form.relays_for, broker=form.broker)
+    return settings.Party(
+        name=name, endpoints=form.endpoints, relays_for=form.relays_for, broker=form.broker, content=form.content
+    )
 
 
 def _directory(form: forms.Directory, root: Place, folder: Path) -> settings.Directory:
@@ -118,6 +122,22 @@ def _whereto(form: forms.Addresses) -> settings.Whereto:
     if form.first:
         return MappingProxyType({"first": form.first})
     return form.all[0] if len(form.all) == 1 else form.all
+
+
+def _subscriptions(form: forms.Subscriptions, defaults: Policy) -> settings.Subscriptions:
+    """All but the topics, which stand in files of their own (`topics`)."""
+    # Order is that of the numbers, and nobody is told that a notification failed but whoever asks for its status.
+    base = msgspec.structs.replace(defaults, order=Order.NONE, on_refused="skip", bounce="never")
+    return settings.Subscriptions(
+        allow=form.allow,
+        content=form.content,
+        most=form.most,
+        policy=life.Policy(error_after=form.error_after, off_after=form.off_after),
+        delivery=_policy(base, form),
+        token=form.token,
+        event=_event(form.event),
+        heartbeat=form.heartbeat,
+    )
 
 
 def _rule(index: int, form: RuleForm, defaults: Policy, root: Place, file: Path) -> Rule:
@@ -160,7 +180,7 @@ def _event(text: str) -> Event:
     return Event(system=system, code=code)
 
 
-def _policy(base: Policy, form: PolicyForm) -> Policy:
+def _policy(base: Policy, form: PolicyForm | forms.Subscriptions) -> Policy:
     said = _said(form)
     said["unread"] = said.pop("mailbox", {}).get("unread", base.unread)
     return _laid_over(base, {name: value for name, value in said.items() if name in Policy.__struct_fields__})

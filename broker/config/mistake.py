@@ -27,7 +27,7 @@ class Mistake(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ConfigurationErrors(Exception):
-    """The configuration cannot be used; `mistakes` are in the order of the file."""
+    """The configuration cannot be used; `mistakes` are in the order of the files."""
 
     def __init__(self, mistakes: Iterable[Mistake]) -> None:
         self.mistakes = in_order(mistakes)
@@ -43,11 +43,14 @@ class Wrong(ValueError):
 
 
 def in_order(mistakes: Iterable[Mistake]) -> tuple[Mistake, ...]:
-    """By place, each once."""
-    once = dict.fromkeys((m.line, m.column, m.text, m.hint, m.file, m.severity) for m in mistakes)
+    """By file, as they come, and place; each once."""
+    files: dict[str, int] = {}
+    once = dict.fromkeys(
+        (files.setdefault(m.file, len(files)), m.line, m.column, m.text, m.hint, m.file, m.severity) for m in mistakes
+    )
     return tuple(
         Mistake(file=file, line=line, column=column, text=text, hint=hint, severity=severity)
-        for line, column, text, hint, file, severity in sorted(once)
+        for _, line, column, text, hint, file, severity in sorted(once)
     )
 
 

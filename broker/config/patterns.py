@@ -11,6 +11,7 @@ import re
 from broker.config.mistake import Wrong
 from broker.core.address_pattern import AddressPattern
 from broker.core.addressing import SEPARATORS, check_name_pattern
+from broker.core.subscription.targets import Target
 
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _LAST_PART = re.compile(rf"[^{re.escape(SEPARATORS)}]*$")
@@ -75,4 +76,14 @@ def address_pattern(text: str) -> str:
         AddressPattern.parse(text)
     except ValueError as error:
         raise Wrong("must be a pattern such as https://*.partner.example/*", str(error.__context__ or error)) from None
+    return text
+
+
+def target_pattern(text: str) -> str:
+    """Where subscriptions may be told (S-61): by URL, `mailto:*@host`, or `amqp:?exchange=…&routing_key=*`."""
+    try:
+        Target(text)
+    except ValueError as error:
+        hint = str(error.__context__ or "mailto:*@partner.example, amqp:?exchange=told&routing_key=*")
+        raise Wrong("must be a pattern such as https://*.partner.example/*", hint) from None
     return text

@@ -11,7 +11,7 @@ import msgspec
 from pydantic import ValidationError
 
 from broker.channel import ChannelSpec
-from broker.config import rule_sense, sense
+from broker.config import forms, rule_sense, sense, subscription_sense
 from broker.config.addresses import Addresses
 from broker.config.blocks import form_of
 from broker.config.complaints import Complaints
@@ -19,9 +19,10 @@ from broker.config.freeze import frozen
 from broker.config.installed import Installed
 from broker.config.mistake import ConfigurationErrors, Mistake, in_order
 from broker.config.places import Place, Reader, Steps
-from broker.config.settings import Settings
+from broker.config.settings import Settings, Subscriptions
 from broker.config.subject import Subject
 from broker.config.substitution import Substitution
+from broker.config.topics import read_topics
 from broker.config.whole import whole_form
 from broker.core.outcome import Severity
 
@@ -38,18 +39,21 @@ def load(
 ) -> Settings:
     """The settings of a file; raises `ConfigurationErrors` with every mistake at once."""
     file = Path(path)
-    reader = Reader(str(file), Substitution(env=os.environ if env is None else env, folder=file.parent))
+    env = os.environ if env is None else env
+    reader = Reader(str(file), Substitution(env=env, folder=file.parent))
     root = reader.read()
     channels = Installed(_plugin_folders(root, file.parent), entries=channels)
-    reading = _Reading(file, root, channels, insecure)
+    reading = _Reading(file, root, channels, insecure, env)
     settings = reading.settings()
     found = list(reading.mistakes)
     if settings is not None:
         addresses = Addresses(reading.channels, installed=channels, base_url=settings.broker.base_url)
         subject = Subject(settings, root, addresses)
-        found += [*sense.contradictions(subject), *rule_sense.contradictions(subject)]
-    unread = {(mistake.line, mistake.column) for mistake in reader.mistakes}
-    found = [*reader.mistakes, *(mistake for mistake in found if (mistake.line, mistake.column) not in unread)]
+        for sensible in (sense, rule_sense, subscription_sense):
+            found += sensible.contradictions(subject)
+    unread = {(mistake.file, mistake.line, mistake.column) for mistake in reader.mistakes}
+    found = [one for one in found if (one.file, one.line, one.column) not in unread]
+    found = sorted([*reader.mistakes, *found], key=lambda one: one.file != str(file))  # ours before those of its topics
     if settings is None or any(mistake.severity is Severity.ERROR for mistake in found):
         # Once something is left out, what looks unreachable may not be: warnings wait for a file without mistakes.
         raise ConfigurationErrors(mistake for mistake in found if mistake.severity is Severity.ERROR)
@@ -66,13 +70,16 @@ def _plugin_folders(root: Place, folder: Path) -> list[Path]:
 class _Reading:
     """One file on its way through the form: what is wrong is named, left out, and the rest is read on."""
 
-    def __init__(self, file: Path, root: Place, channels: Mapping[str, ChannelSpec], insecure: bool) -> None:
+    def __init__(
+        self, file: Path, root: Place, channels: Mapping[str, ChannelSpec], insecure: bool, env: Mapping[str, str]
+    ) -> None:
         self.mistakes: list[Mistake] = []
         self._file = file
         self._root = root
         self._known = tuple(channels)
         self.channels = self._loaded(channels)
         self._insecure = insecure
+        self._env = env
         self._form = whole_form(self.channels)
 
     def _loaded(self, channels: Mapping[str, ChannelSpec]) -> dict[str, ChannelSpec]:
@@ -110,8 +117,23 @@ class _Reading:
                 broker = data.get("broker")
                 data["broker"] = {**_STAND_IN, **(broker if isinstance(broker, dict) else {})}
             else:
-                return frozen(form, root=self._root, file=self._file, channels=self.channels, insecure=self._insecure)
+                made = frozen(form, root=self._root, file=self._file, channels=self.channels, insecure=self._insecure)
+                if form.subscriptions is None or made.subscriptions is None:
+                    return made
+                subscriptions = self._with_topics(made.subscriptions, form.subscriptions)
+                return msgspec.structs.replace(made, subscriptions=subscriptions)
         return None
+
+    def _with_topics(self, subscriptions: Subscriptions, form: forms.Subscriptions) -> Subscriptions:
+        topics, mistakes = read_topics(
+            form.topics,
+            file=self._file,
+            places=self._root.at(("subscriptions", "topics")),
+            env=self._env,
+            without_previous=form.without_previous,
+        )
+        self.mistakes += mistakes
+        return msgspec.structs.replace(subscriptions, topics=topics)
 
     def _is_broken_channel(self, path: Steps) -> bool:
         """A channel that could not be loaded has no form, which is not the file's fault."""

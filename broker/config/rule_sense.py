@@ -66,7 +66,7 @@ def _matches(path: Steps, match: Match) -> Iterator[tuple[Steps, Match]]:
 
 
 def _policies(subject: Subject) -> Iterator[Mistake]:
-    for path, policy in _all(subject):
+    for path, policy in (*_all(subject), *_of_notifications(subject)):
         if policy.sync.wait > policy.sync.longest:
             at = _said(subject, path, ("sync", "wait"), ("sync", "longest"))
             if at is not None:
@@ -103,7 +103,7 @@ def _conversations(subject: Subject) -> Iterator[Mistake]:
 def _retention(subject: Subject) -> Iterator[Mistake]:
     """A copy must be recognised for as long as the first may still be on its way."""
     identity = subject.settings.store.retention.identity
-    for path, policy in _all(subject):
+    for path, policy in (*_all(subject), *_of_notifications(subject)):
         if policy.retry.give_up > identity:
             at = _said(subject, path, ("retry", "give_up"))
             if at is not None:
@@ -118,6 +118,11 @@ def _all(subject: Subject) -> Iterator[tuple[Steps, Policy]]:
     yield ("defaults",), subject.settings.defaults
     for index, rule in enumerate(subject.settings.routes):
         yield ("routes", index), rule.policy
+
+
+def _of_notifications(subject: Subject) -> Iterator[tuple[Steps, Policy]]:
+    if subject.settings.subscriptions is not None:
+        yield ("subscriptions",), subject.settings.subscriptions.delivery
 
 
 def _said(subject: Subject, path: Steps, *leaves: Steps) -> Steps | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -76,6 +76,8 @@ class Accepting:
         self._refusals = refusals
         self._meter = meter
         self._stores_and_forwards = stores_and_forwards
+        # what is kept though it goes nowhere, since subscribers are to hear of it; None where there can be none
+        self.for_subscribers: Callable[[Letter, NoRoute], Awaitable[Route | None]] | None = None
         self._copies = Copies(store)
         self._checks = StatusChecks(here=here, store=store)
         self._cancelling = Cancelling(
@@ -94,7 +96,11 @@ class Accepting:
             answering = await self._responding.find(letter) if letter.header.is_response else None
             route, new = self._decide(letter, answering, now)
         except NoRoute as refusal:
-            return await self._carried_before(letter, refusal)
+            kept = None if self.for_subscribers is None else await self.for_subscribers(letter, refusal)
+            if kept is None:
+                return await self._carried_before(letter, refusal)
+            route, deliveries = self._planning.deliveries(kept, letter.message, now=now)
+            new = self._new(letter, deliveries, route)
         for decision in route.accepted:
             if decision.policy.validate == "resource":
                 await asyncio.to_thread(validate, letter.body, letter.header)
@@ -121,7 +127,7 @@ class Accepting:
     def _route(self, letter: Letter, now: datetime) -> Route:
         arrival, message = letter.arrival, letter.message
         question = Question(
-            header=letter.header,
+            header=None if letter.header.opaque else letter.header,
             destinations=letter.destinations,
             source=message.source,
             party=message.party,

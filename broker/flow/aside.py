@@ -19,6 +19,7 @@ import structlog
 from broker.channel import Arrival
 from broker.core.fhir.header import Header
 from broker.core.outcome import MessageInvalid, Refusal, TooLarge, Unsupported
+from broker.core.subscription.content import Place
 from broker.flow import aside_reader
 from broker.flow.aside_reader import COUNT, SIZES, Question, Said
 from broker.flow.letter import opened_here
@@ -51,21 +52,33 @@ class Aside:
         """The header of what came, and the SHA-256 of its bytes; raises Refusal for what cannot be read."""
         if len(arrival.body) <= ASIDE:
             return opened_here(arrival)
+        said = await self._said(Question(media_type=arrival.media_type, release=arrival.release), arrival.body)
+        if said is None:
+            return await asyncio.to_thread(opened_here, arrival)
+        if said.header is None:
+            raise _refusal(said)
+        return said.header, said.sha256
+
+    async def entries(self, media_type: str, body: bytes) -> tuple[tuple[Place, ...] | None, bool]:
+        """Where the entries of a message stand, if that can be told elsewhere, and whether it may be a notification."""
+        said = await self._said(Question(media_type=media_type, opens=True), body)
+        return (None, True) if said is None or said.problem is not None else (said.entries, said.is_marked)
+
+    async def _said(self, question: Question, body: bytes) -> Said | None:
+        """What the process says; None where there is none to be had."""
         loop = asyncio.get_running_loop()
         try:
-            said = await loop.run_in_executor(self._thread, self._ask, arrival)
+            said = await loop.run_in_executor(self._thread, self._ask, _QUESTION.encode(question), body)
         except (OSError, EOFError, msgspec.DecodeError) as error:
             log.warning("a large message is read here, since the process for it failed", error=str(error))
-            return await asyncio.to_thread(opened_here, arrival)
+            return None
         finally:
             self._used = loop.time()
             if self._looks is None:
                 self._looks = loop.call_later(IDLE, self._look)
         if said.bug is not None:
             raise RuntimeError(f"reading a large message failed: {said.bug}")
-        if said.header is None:
-            raise _refusal(said)
-        return said.header, said.sha256
+        return said
 
     def _look(self) -> None:
         """Ends the process once it has been idle for long enough."""
@@ -89,12 +102,11 @@ class Aside:
 
     # -- in the thread
 
-    def _ask(self, arrival: Arrival) -> Said:
+    def _ask(self, question: bytes, body: bytes) -> Said:
         """Once more with a new process where the old one is gone: it may have been ended by somebody else."""
-        question = _QUESTION.encode(Question(media_type=arrival.media_type, release=arrival.release))
         if self._reader is not None:
             try:
-                return self._reader.ask(question, arrival.body)
+                return self._reader.ask(question, body)
             except (ConnectionError, EOFError):
                 self._end()
             except (OSError, msgspec.DecodeError):
@@ -104,7 +116,7 @@ class Aside:
             raise EOFError("the broker stops")
         self._reader = _Reader()
         try:
-            return self._reader.ask(question, arrival.body)
+            return self._reader.ask(question, body)
         except (OSError, EOFError, msgspec.DecodeError):
             self._end()
             raise

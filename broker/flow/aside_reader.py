@@ -18,8 +18,10 @@ import msgspec
 
 from broker.core.fhir.header import Header, Release
 from broker.core.fhir.media import media_type
-from broker.core.fhir.read import read
 from broker.core.outcome import Problem, Refusal
+from broker.core.reading import read_header
+from broker.core.subscription.content import Place, places_in
+from broker.core.subscription.notification import MARK
 
 SIZES = struct.Struct("!IQ")
 COUNT = struct.Struct("!I")
@@ -28,7 +30,8 @@ NICE = 5  # small messages go first where processors are short
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
     media_type: str
-    release: Release | None
+    release: Release | None = None
+    opens: bool = False  # whether its entries are wanted, not its header
 
 
 class Said(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -41,11 +44,16 @@ class Said(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     also: tuple[Problem, ...] = ()
     retry_after: float | None = None
     bug: str | None = None
+    entries: tuple[Place, ...] | None = None
+    is_marked: bool = False  # it may be a notification of an event
 
 
 def said_of(question: Question, body: bytes) -> Said:
     try:
-        header = read(body, media_type(question.media_type), url_release=question.release)
+        if question.opens:
+            format = media_type(question.media_type).format
+            return Said(entries=places_in(body, format), is_marked=MARK in body)
+        header = read_header(body, media_type(question.media_type), url_release=question.release)
         return Said(header=header, sha256=hashlib.sha256(body).digest())
     except Refusal as refusal:
         return Said(

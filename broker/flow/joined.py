@@ -92,8 +92,9 @@ def join(
     if subscriptions is not None and telling is not None:
         subscribing = subscriptions_joined.join(
             here=here, store=store, telling=telling, terms=subscriptions, channels=channels, planning=planning,
-            directory=directory, rules=rules, delivering=delivering,
+            directory=directory, rules=rules, delivering=delivering, aside=aside, defaults=defaults, meter=meter,
         )  # fmt: skip
+        accepting.for_subscribers = subscribing.keeping.route
     return Flow(
         receiving=receiving,
         accepting=accepting,

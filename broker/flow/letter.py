@@ -11,9 +11,9 @@ from broker.channel import Arrival
 from broker.core.envelope import Envelope
 from broker.core.fhir.header import Header
 from broker.core.fhir.media import media_type
-from broker.core.fhir.read import read
 from broker.core.identity import Identity
 from broker.core.message import Fate, Message
+from broker.core.reading import read_header
 from broker.flow.here import Here
 
 GIVES_UP = 2047  # bytes; hashlib keeps the interpreter for pieces up to this size
@@ -40,10 +40,12 @@ class Letter(msgspec.Struct, frozen=True, kw_only=True):
 
 def opened_here(arrival: Arrival) -> tuple[Header, bytes]:
     """The header of what came, and the SHA-256 of its bytes; raises Refusal. What is large is opened `aside`."""
-    return read(arrival.body, media_type(arrival.media_type), url_release=arrival.release), _sha256(arrival.body)
+    return read_header(arrival.body, media_type(arrival.media_type), url_release=arrival.release), sha256_of(
+        arrival.body
+    )
 
 
-def _sha256(body: bytes) -> bytes:
+def sha256_of(body: bytes) -> bytes:
     """SHA-256 of a body of ordinary size.
 
     hashlib gives the interpreter up for pieces from 2 KiB on, and getting it back from the store's writer takes longer

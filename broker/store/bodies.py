@@ -16,7 +16,7 @@ class Bodies:
 
     def write(self, body: bytes) -> str:
         """Writes and syncs a new file; returns its name. Raises OSError, leaving nothing behind."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         name = secrets.token_hex(16)
         path = self.folder / name
         try:

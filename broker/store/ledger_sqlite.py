@@ -8,7 +8,6 @@ from typing import Any
 
 from broker.core.delivery import AnswerState, State
 from broker.core.ledger import Mark, is_astray
-from broker.core.message import Fate
 from broker.store.ledger import Line, Page, Refused, RefusedAs, Span, Sum, marked
 from broker.store.reader import Reader
 from broker.store.rows import decode_outcome, moment
@@ -20,11 +19,10 @@ KINDS_A_DAY = 20_000  # different refusals that are told apart: what strangers m
 SOURCE = "coalesce(d.source, (SELECT m.source FROM message m WHERE m.position = d.position))"
 EXPECTS = "d.answer_by IS NOT NULL"
 OVERDUE = f"(d.answer = {AnswerState.OPEN:d} AND d.answer_by <= :now)"
-# What we tell subscribers is nothing that anybody sent; an index of its own makes that cheap to know.
+# What we tell subscribers is nothing that anybody sent.
 IN_SPAN = (
     "d.position > :after AND d.position <= :last AND d.position NOT IN"
-    f" (SELECT n.position FROM message n WHERE n.fate = {Fate.NOTICE:d}"
-    " AND n.position > :after AND n.position <= :last)"
+    " (SELECT n.position FROM notice n WHERE n.position > :after AND n.position <= :last)"
 )
 # The one response that closed it: others to the same delivery are no further receipts.
 CLOSED_BY = (

@@ -3,6 +3,7 @@
 A walk over the positions, one for each kind, looks at each message when its time has come, for a millisecond in each
 transaction, and notes in `meta` how far it is. Whatever may not go yet is entered in `held` and looked at again until
 it may: nothing that waits, is unanswered or dead is removed, and what ended late is kept as long, from its end on.
+What subscriptions heard of a message goes with its trace, and the trace stays until all of them were told.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from broker.core.delivery import AnswerState, State
-from broker.store import Cutoffs, Removed
+from broker.store import Cutoffs, Removed, telling_sqlite
 from broker.store.claims import unpack
 from broker.store.rows import micros
 from broker.store.transaction import Transaction
@@ -142,7 +143,7 @@ def _look(round: _Round, position: int) -> bool:
         "SELECT accepted, claims, file, body IS NOT NULL FROM message WHERE position = ?", (position,)
     ).fetchone()
     if row is None:
-        return True
+        return telling_sqlite.forget(round.tx, position)
     accepted, claims, file, inside = row
     deliveries = db.execute(
         "SELECT d.state, d.answer, coalesce(d.ended, 0), m.mailbox, m.unread_by FROM delivery d"
@@ -167,6 +168,8 @@ def _look(round: _Round, position: int) -> bool:
         _forget(round, position, claims)
         claims = None
     if "trace" in due and not (mailboxes or file or inside or claims):
+        if not telling_sqlite.forget(round.tx, position):
+            return False
         _remove(round, position)
         return True
     return all(kind in due for kind in KINDS if position <= round.reached[kind])
@@ -205,7 +208,7 @@ def _forget(round: _Round, position: int, claims: bytes) -> None:
 
 def _remove(round: _Round, position: int) -> None:
     tx = round.tx
-    for table in ("message", "delivery", "note"):
+    for table in ("message", "delivery", "note", "notice"):
         tx.db.execute(f"DELETE FROM {table} WHERE position = ?", (position,))
     if not round.went["trace"]:  # once a transaction; from here on the table alone would let positions be given twice
         tx.db.execute("INSERT OR REPLACE INTO meta VALUES ('high', ?)", (str(tx.last),))

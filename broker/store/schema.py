@@ -137,8 +137,10 @@ CREATE TABLE note (
 CREATE INDEX note_position ON note (position);
 """
 
-# New in version 6. What a client wrote, and what becomes of it, stand together; only the highest number stands apart,
-# since an event that ten thousand hear of writes ten thousand of them.
+# New in version 6. What a client wrote, and its life, stand together; the numbers stand apart, and what was heard in
+# the order of the events: one that ten thousand hear of then changes a hundred pages, not one for each of them. From an
+# event that a subscription heard of, `previous` leads to the one before, and every so often there is a mark to start
+# from (`telling_sqlite`).
 TELLING = """
 CREATE TABLE subscription (
     key      INTEGER PRIMARY KEY AUTOINCREMENT,   -- never given twice
@@ -148,16 +150,17 @@ CREATE TABLE subscription (
     changed  INTEGER NOT NULL,
     written  BLOB NOT NULL,      -- core.subscription.Subscription, secrets and all
     life     BLOB NOT NULL,      -- core.subscription.life.Life
-    sent     INTEGER NOT NULL DEFAULT 0,
     notice   BLOB                -- store.telling.Notice
 );
-CREATE TABLE counted (           -- the highest event number that a subscription was given
+CREATE TABLE counter (
     key      INTEGER PRIMARY KEY,
-    number   INTEGER NOT NULL
+    counted  INTEGER NOT NULL DEFAULT 0,   -- the highest number given,
+    event    INTEGER NOT NULL DEFAULT 0,   -- and to which event
+    sent     INTEGER NOT NULL DEFAULT 0
 );
 
 CREATE TABLE event (
-    id       INTEGER PRIMARY KEY,
+    id       INTEGER PRIMARY KEY AUTOINCREMENT,
     position INTEGER NOT NULL,
     at       INTEGER NOT NULL,
     topic    TEXT NOT NULL,
@@ -167,14 +170,22 @@ CREATE TABLE event (
 );
 CREATE INDEX event_position ON event (position);
 CREATE TABLE heard (
+    event    INTEGER NOT NULL,
     key      INTEGER NOT NULL,   -- of the subscription
+    number   INTEGER NOT NULL,
+    previous INTEGER NOT NULL,   -- the event that it heard before
+    PRIMARY KEY (event, key)
+) WITHOUT ROWID;
+CREATE TABLE mark (
+    key      INTEGER NOT NULL,
     number   INTEGER NOT NULL,
     event    INTEGER NOT NULL,
     PRIMARY KEY (key, number)
 ) WITHOUT ROWID;
-CREATE INDEX heard_event ON heard (event);
 
-CREATE INDEX message_notice ON message (position) WHERE fate = 6;   -- for who counts messages, and not these
+CREATE TABLE notice (
+    position INTEGER PRIMARY KEY    -- of a message that tells a subscriber something: for who counts all but these
+);
 """
 TABLES += TELLING
 

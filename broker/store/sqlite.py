@@ -321,7 +321,7 @@ class SqliteStore(SqliteFile):
         return self._writer.submit(operation, new, None)
 
     def move(
-        self, key: int, life: Life, *, sent: int | None = None, ended: int | None = None
+        self, key: int, life: Life | None, *, sent: int | None = None, ended: int | None = None
     ) -> Future[Subscribed | None]:
         return self._writer.submit(partial(telling_sqlite.move, key=key, life=life, sent=sent, ended=ended), soon=False)
 
@@ -337,6 +337,9 @@ class SqliteStore(SqliteFile):
 
     async def told(self) -> int:
         return int(await self._writer.submit(telling_sqlite.told))
+
+    async def newest(self) -> int:
+        return await self._read(log_reader.newest)
 
     async def log(self, after: int, limit: int, largest: int, most: int) -> LogPage:
         return await self._read(log_reader.log, after, limit, largest, most)

@@ -9,12 +9,13 @@ import os
 import secrets
 import shutil
 import sqlite3
+import stat
 import threading
 import time
 from asyncio import Future
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -54,6 +55,24 @@ def _claim(path: Path) -> int:
     return lock
 
 
+def _keep_private(path: Path, bodies: Path) -> None:
+    """Nobody else reads what is about patients, or the secrets that subscribers gave us; their group may, once allowed.
+
+    SQLite gives its other files the mode that this one has when it makes them.
+    """
+    # only a new one is opened: closing any descriptor of the database would drop SQLite's own locks
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    for each in (path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm"), bodies):
+        with suppress(FileNotFoundError):
+            mode = stat.S_IMODE(each.stat().st_mode)
+            if mode & stat.S_IRWXO:
+                try:
+                    each.chmod(mode & ~stat.S_IRWXO)
+                except PermissionError:
+                    log.warning("others may read %s, which is not ours to change: chmod o= %s", each, each)
+
+
 class SqliteFile:
     """Opens `path`, creating it when missing; raises ValueError for a file of a newer release, OSError for the rest."""
 
@@ -68,18 +87,14 @@ class SqliteFile:
         self._path = path
         self._free, self._look_again = 0, 0.0
         path.parent.mkdir(parents=True, exist_ok=True)
+        self.bodies = Bodies(path.with_name(path.name + ".bodies"))
         self._lock = _claim(path)
-        db = connect(path)
         try:
-            prepare(db, secrets.token_bytes(32))
-            self._key: bytes = db.execute("SELECT value FROM meta WHERE name = 'key'").fetchone()[0]
-            self.bodies = Bodies(path.with_name(path.name + ".bodies"))
-            self._remove_orphans(db)
+            _keep_private(path, self.bodies.folder)
+            self._key = self._prepare()
         except BaseException:
             os.close(self._lock)
             raise
-        finally:
-            db.close()
         self._loop = asyncio.get_running_loop()
         self._writer = Writer(
             path, self._loop, clock=lambda: micros(now()), log=Log(path, largest=max_wal), committed=committed
@@ -89,6 +104,14 @@ class SqliteFile:
         self._files = ThreadPoolExecutor(READERS, thread_name_prefix="store-files")
         self._counter = ThreadPoolExecutor(1, thread_name_prefix="store-counter")
         self._tally = Tally(partial(self._read, on=self._counter))
+
+    def _prepare(self) -> bytes:
+        """Tables of today and no files too many; returns the store's own key."""
+        with closing(connect(self._path)) as db:
+            prepare(db, secrets.token_bytes(32))
+            self._remove_orphans(db)
+            key: bytes = db.execute("SELECT value FROM meta WHERE name = 'key'").fetchone()[0]
+            return key
 
     def _remove_orphans(self, db: sqlite3.Connection) -> None:
         """A crash between a body and the row that would name it leaves a file that nobody will ever read."""

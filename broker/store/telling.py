@@ -14,7 +14,8 @@ from typing import Protocol
 
 import msgspec
 
-from broker.core.message import Message
+from broker.core.fhir.header import Format
+from broker.core.message import Fate, Message, decode
 from broker.core.subscription.life import Life
 from broker.core.subscription.notification import Kind
 from broker.core.subscription.subscription import Subscription
@@ -77,8 +78,17 @@ class Logged(msgspec.Struct, frozen=True, kw_only=True):
 
     position: int
     accepted: datetime
-    message: Message
+    fate: int
+    event: str  # system|code
+    format: Format
+    about: bytes  # the message beside its bytes, as it is written: most are only looked at from outside
     body: bytes | None  # None where it is larger than was asked for, or gone
+
+    @property
+    def message(self) -> Message:
+        message = decode(self.about)
+        # the transaction knew better: the request had been answered already
+        return message if message.fate == self.fate else msgspec.structs.replace(message, fate=Fate(self.fate))
 
 
 class LogPage(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,10 +129,10 @@ class Telling(Protocol):
         ...
 
     def move(
-        self, key: int, life: Life, *, sent: int | None = None, ended: int | None = None
+        self, key: int, life: Life | None, *, sent: int | None = None, ended: int | None = None
     ) -> Future[Subscribed | None]:
-        """What became of it: its life, how far it was told (also back: `$resend`), and the position of the notice that
-        has ended, which is under way no longer. None where it is gone."""
+        """What became of it: its life (None: as it is), how far it was told (also back: `$resend`), and the position of
+        the notice that has ended, which is under way no longer. None where it is gone."""
         ...
 
     async def subscribed(self) -> tuple[Subscribed, ...]: ...  # all, by key
@@ -136,6 +146,8 @@ class Telling(Protocol):
         ...
 
     async def told(self) -> int: ...  # the position up to which the log was followed; that of the newest at first
+
+    async def newest(self) -> int: ...  # the position of the newest message
 
     async def log(self, after: int, limit: int, largest: int, most: int) -> LogPage:
         """What was accepted after a position, oldest first, no reports or notices of ours among it; at most so many

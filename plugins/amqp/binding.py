@@ -9,7 +9,7 @@ import msgspec
 from pamqp.commands import Basic
 from pamqp.common import FieldTable
 
-from broker.channel import Transmission
+from broker.channel import Manner, Transmission
 from broker.core.attributes import TRACE, BadAttribute, from_attributes, to_attributes, written_instant
 from broker.core.cloudevent import MEDIA_TYPE as STRUCTURED
 from broker.core.cloudevent import read_event, write_event
@@ -26,8 +26,12 @@ PERSISTENT = 2
 EPOCH = datetime.fromtimestamp(0, UTC)  # AMQP counts no time before it
 LARGEST_EXPIRATION = 2**32 - 1  # milliseconds; RabbitMQ closes the amqp_channel over more
 LARGEST_PRIORITY = 255
+STEERING = frozenset(
+    {"CC", "BCC"}
+)  # RabbitMQ's sender-selected distribution: a subscriber is told at its endpoint only
 PLAIN_ENCODINGS = frozenset({"", "identity", "utf-8", "utf8", "8bit", "binary"})  # some clients write the charset here
 _JSON, _XML = "application/fhir+json", "application/fhir+xml"
+_UNTYPED = "application/octet-stream"
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -43,7 +47,9 @@ class Writing:
         self._prefix = prefix.value
 
     def write(self, transmission: Transmission, now: datetime) -> tuple[Basic.Properties, bytes]:
-        """Properties, always with a message id, and body."""
+        """Properties, always with a message id, and body; ValueError says what of them cannot be written."""
+        if transmission.manner is not None:
+            return _as_asked(transmission, transmission.manner), transmission.body
         envelope = transmission.envelope
         message_id = envelope.id if envelope.id and fits(envelope.id) else transmission.message_id
         body, content_type, headers = transmission.body, transmission.media_type, None
@@ -54,7 +60,7 @@ class Writing:
             headers = self._headers(envelope)
         correlation = transmission.in_reply_to or envelope.correlationid or message_id
         properties = Basic.Properties(
-            content_type=content_type if fits(content_type) else None,
+            content_type=content_type if content_type and fits(content_type) else None,
             headers=headers or None,
             delivery_mode=PERSISTENT,
             priority=_priority(envelope.priority),
@@ -71,6 +77,23 @@ class Writing:
         """The W3C trace headers go without a prefix, as everybody writes them."""
         prefix = self._prefix
         return {name if name in TRACE else prefix + name: value for name, value in to_attributes(envelope).items()}
+
+
+def _as_asked(transmission: Transmission, manner: Manner) -> Basic.Properties:
+    """A notification: what its subscriber asked for, with no envelope around it. Its own headers are headers."""
+    headers: dict[str, str] = {}
+    for name, value in manner.headers:
+        if name.upper() in STEERING:
+            raise ValueError(f"the header {name} would send copies to other queues")
+        if not fits(name):
+            raise ValueError("the name of a header is longer than AMQP takes")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value  # as HTTP joins what is there twice
+    return Basic.Properties(
+        content_type=transmission.media_type if fits(transmission.media_type) else None,
+        headers={**headers} or None,
+        delivery_mode=PERSISTENT,
+        message_id=transmission.message_id,
+    )
 
 
 def _priority(priority: int | None) -> int | None:
@@ -95,6 +118,7 @@ class Read(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes
     media_type: str
     headers: tuple[tuple[str, str], ...]  # for rules and traces, names in lower case
+    event: bool = False  # it has what every CloudEvent has
 
 
 def read(properties: Basic.Properties, body: bytes, at: datetime) -> Read:
@@ -105,7 +129,7 @@ def read(properties: Basic.Properties, body: bytes, at: datetime) -> Read:
         raise Unsupported(
             "the message is packed (content_encoding); send it unpacked", expression="amqp.content_encoding"
         )
-    media_type = properties.content_type or _guess(body)
+    media_type = properties.content_type or ""
     essence = media_type.partition(";")[0].strip().lower()
     if essence.startswith(BATCH):
         raise Unsupported("a batch of events is not taken; send one event a message", expression="amqp.content_type")
@@ -115,12 +139,14 @@ def read(properties: Basic.Properties, body: bytes, at: datetime) -> Read:
         envelope, body, media_type = event.envelope, event.body, event.media_type
     else:
         envelope = _envelope(found)
+        media_type = media_type or _guess(body, is_event=envelope.is_event)
     return Read(
         properties=properties,
         envelope=_completed(envelope, properties, at),
         body=body,
         media_type=media_type,
         headers=headers,
+        event=envelope.is_event,
     )
 
 
@@ -133,8 +159,10 @@ def _check(properties: Basic.Properties) -> None:
         raise BadRequest("the name of a header is no UTF-8", id="bad-properties", expression="amqp.headers")
 
 
-def _guess(body: bytes) -> str:
+def _guess(body: bytes, *, is_event: bool) -> str:
     """Of a message that does not say what it is."""
+    if is_event and b"MessageHeader" not in body:
+        return _UNTYPED if body else ""
     return _XML if body.removeprefix(_BOM).lstrip()[:1] == b"<" else _JSON
 
 

@@ -40,6 +40,7 @@ class AmqpSender:
         self._writing = Writing(mode=settings.mode, prefix=settings.prefix, reply_queue=settings.reply_queue)
         self._elsewhere = Writing(mode=settings.mode, prefix=settings.prefix, reply_queue=None)
         self._own = self._links.own
+        self._consumed = frozenset(one.queue for one in settings.queues())
 
     async def attempt(self, transmission: Transmission) -> Attempted:
         """Makes one attempt and says how it ended."""
@@ -48,6 +49,8 @@ class AmqpSender:
             # the reply queue is on our own server: nobody at another one could answer there
             writing = self._writing if _server(place, self._own) == self._own else self._elsewhere
             properties, body = writing.write(transmission, self._host.now())
+            if transmission.manner is not None and self._comes_back(place):
+                raise ValueError("a notification to a queue that this broker consumes would be told of again")
         except ValueError as error:
             return _unusable(str(error))
         publication = Publication(
@@ -66,6 +69,9 @@ class AmqpSender:
 
     async def stop(self) -> None:
         await self._links.close()
+
+    def _comes_back(self, place: Place) -> bool:
+        return not place.exchange and place.routing_key in self._consumed and _server(place, self._own) == self._own
 
 
 @lru_cache(maxsize=1024)
@@ -116,5 +122,5 @@ def _refused(published: Published, note: str, text: str) -> Refused:
 
 
 def _unusable(why: str) -> Refused:
-    text = f"The message cannot be sent: {why}; correct the directory or the rule that gives this address."
+    text = f"The message cannot be sent: {why}; correct the directory, the rule or the Subscription with this address."
     return Refused(note=why, problem=Problem(code="processing", id="unusable-address", text=text, who=Who.BROKER))

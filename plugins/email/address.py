@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from urllib.parse import unquote
 
@@ -51,6 +52,19 @@ def checked(mailbox: str) -> str:
     if len(domain.encode("utf-8", "replace")) > LONGEST_DOMAIN or not _DOMAIN.fullmatch(domain):
         raise ValueError("what stands after the @ is not a domain")
     return mailbox
+
+
+class Mailboxes:
+    """The mailboxes of this channel: what comes to them comes to this broker."""
+
+    def __init__(self, own: str, recipients: Sequence[str]) -> None:
+        known = {own.lower(), *(one.lower() for one in recipients)}
+        self._domains = frozenset(one.removeprefix("*@") for one in known if one.startswith("*@"))
+        self._exact = frozenset(known)
+
+    def __contains__(self, mailbox: str) -> bool:
+        folded = mailbox.lower()
+        return folded in self._exact or folded.rpartition("@")[2] in self._domains
 
 
 def peer_of(address: str) -> str:

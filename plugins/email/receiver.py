@@ -14,6 +14,7 @@ import structlog
 from broker.channel import Arrival, Asked, Hold, Host, Peer
 from broker.core.outcome import Refusal
 from broker.serving import server_context
+from plugins.email.address import Mailboxes
 from plugins.email.letter import Letter, Silent, open_letter, read_letter
 from plugins.email.notice import Notice, notices_of
 from plugins.email.replies import reply_of, shown
@@ -40,10 +41,7 @@ class EmailReceiver:
         self.tls: ssl.SSLContext | None = None
         self.longest = host.max_message * 78 // 57 + MARGIN  # base64 in lines of 76 and CRLF
         self.name = settings.name
-        self._own = _folded(settings.from_)
-        known = [_folded(one) for one in settings.recipients] or [self._own]
-        self._exact = frozenset(one for one in known if not one.startswith("*@"))
-        self._domains = frozenset(one.removeprefix("*@") for one in known if one.startswith("*@"))
+        self._ours = Mailboxes(settings.from_, settings.recipients)
         self._sessions: set[Session] = set()
         self._servers: list[asyncio.Server] = []
         self._none_left = asyncio.Event()
@@ -128,8 +126,7 @@ class EmailReceiver:
             self._none_left.set()
 
     def knows(self, recipient: str) -> bool:
-        folded = _folded(recipient)
-        return folded == self._own or folded in self._exact or folded.rpartition("@")[2] in self._domains
+        return recipient in self._ours
 
     async def take(self, session: Session, mail: bytes, hold: Hold) -> str:
         """The answer to a mail: it comes after what the mail carries is kept."""
@@ -205,7 +202,3 @@ def _remove_socket(path: Path) -> None:
     """What a broker that was killed has left behind."""
     if path.is_socket():
         path.unlink()
-
-
-def _folded(mailbox: str) -> str:
-    return mailbox.lower()

@@ -9,7 +9,7 @@ from aiosmtplib.response import SMTPResponse
 
 from broker.channel import Deferred, Delivered, Host, Refused, Transmission
 from broker.core.outcome import Problem, Who
-from plugins.email.address import mailbox_of, xtext
+from plugins.email.address import Mailboxes, mailbox_of, xtext
 from plugins.email.compose import compose, recipient_of
 from plugins.email.replies import not_delivered, problem_of, shown
 from plugins.email.settings import EmailSettings
@@ -30,6 +30,7 @@ class EmailSender:
 
     def __init__(self, settings: EmailSettings, host: Host) -> None:
         self._from = settings.from_
+        self._ours = Mailboxes(settings.from_, settings.recipients)
         self._host = host
         self._lines = Lines(settings)
 
@@ -39,6 +40,10 @@ class EmailSender:
             recipient = recipient_of(transmission.address)
         except ValueError as exc:
             return _unusable(str(exc))
+        if transmission.manner is not None and recipient in self._ours:
+            return _unusable(
+                "a notification to this broker's own mailbox would come back as a message, to be told of again"
+            )
         at = self._host.now()
         if len(transmission.body) > BESIDE_THE_LOOP:
             mail = await asyncio.to_thread(compose, transmission, sender=self._from, at=at)
@@ -101,6 +106,8 @@ class _Exchange:
             self.answered = True
             return _unusable("the smarthost cannot carry a recipient that is not written in ASCII (SMTPUTF8)")
         options, wishes = self._options(len(mail), international=international)
+        if self._transmission.manner is not None and not mail.isascii() and line.offers("8bitmime"):
+            options.append(b"BODY=8BITMIME")  # parts that came so; what we write ourselves is ASCII
         reply = await self._say(b"MAIL FROM:<%s>" % sender.encode("ascii"), options)
         if reply.code == 421 and line.mails:
             raise _Stale
@@ -174,5 +181,5 @@ def _too_large(size: int, limit: int) -> Refused:
 
 
 def _unusable(why: str) -> Refused:
-    text = f"The message cannot be sent: {why}; correct the directory or the rule that gives this address."
+    text = f"The message cannot be sent: {why}; correct the directory, the rule or the Subscription with this address."
     return Refused(note=why, problem=Problem(code="processing", id="unusable-address", text=text, who=Who.BROKER))

@@ -1,4 +1,4 @@
-"""A thin HTTP/1.1 client: one POST, its answer, and the connections that are kept for the next one.
+"""A thin HTTP/1.1 client: one request, its answer, and the connections that are kept for the next one.
 
 No pool limit (the lane counts), no redirects, no cookies, no proxies, no retries but one: a kept connection that the
 peer closed before a byte of the answer is replaced by a new one within the same attempt (RFC 9112, section 9.3.1).
@@ -29,12 +29,12 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     start: str  # the request line and Host
 
 
-def target_of(url: URL) -> Target:
+def target_of(url: URL, method: str = "POST") -> Target:
     """Of an encoded URL; `Host` without the scheme's own port, an IPv6 address in brackets (RFC 9110, section 7.2)."""
     host, port = url.raw_host, url.port
     if not host or port is None:
         raise ValueError("the address names no host")
-    start = f"POST {url.raw_path_qs} HTTP/1.1\r\nHost: {url.host_port_subcomponent}\r\n"
+    start = f"{method} {url.raw_path_qs} HTTP/1.1\r\nHost: {url.host_port_subcomponent}\r\n"
     return Target(origin=Origin(host=host, port=port, tls=url.scheme == "https"), start=start)
 
 
@@ -65,7 +65,7 @@ class Client:
         self._sweeper: asyncio.TimerHandle | None = None
         self._gone: asyncio.Event | None = None  # set once all are closed, after a stop
 
-    async def post(
+    async def send(
         self,
         target: Target,
         fields: str,
@@ -75,7 +75,7 @@ class Client:
         answer: timedelta,
         allowed: Allowed,
     ) -> Response:
-        """The answer to one POST with these header lines (`fields_of`), its body bounded by what `allowed` says.
+        """The answer to one request with these header lines (`fields_of`), its body bounded by what `allowed` says.
 
         Raises `NoAnswer`, and ValueError for a host that is no name. `connect` limits name, TCP and TLS, `answer` all
         that follows; both together limit the attempt, also where a second connection is needed.
@@ -89,7 +89,7 @@ class Client:
         kept = self._take(target.origin)
         connection = kept or await self._dial(target.origin, to_connect)
         while True:
-            response = connection.post(head, body, allowed, wait)
+            response = connection.send(head, body, allowed, wait)
             try:
                 return await response
             except asyncio.CancelledError:

@@ -104,7 +104,7 @@ class Connection(asyncio.Protocol):
 
     # --- the request ---
 
-    def post(self, head: bytes, body: bytes, allowed: Allowed, seconds: float) -> asyncio.Future[Response]:
+    def send(self, head: bytes, body: bytes, allowed: Allowed, seconds: float) -> asyncio.Future[Response]:
         """Sends a request; the future has its answer or `NoAnswer`, at the latest when the seconds have passed."""
         self._answer = answer = self._loop.create_future()
         self._allowed = allowed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -11,12 +11,16 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from broker.channel import Deferred, Delivered, Host, Refused, Transmission
+from broker.channel import Deferred, Delivered, Host, Manner, Refused, Transmission
+from broker.core.address_pattern import AddressPattern, AddressPatterns
 from broker.core.attributes import Remembered
+from broker.core.cloudevent import MEDIA_TYPE as STRUCTURED
+from broker.core.cloudevent import write_event
 from broker.core.envelope import Envelope
 from broker.core.fhir.header import Format
 from broker.core.fhir.media import media_type
 from broker.core.outcome import Problem, Refusal, Who
+from plugins.http import notifying
 from plugins.http.address import is_own, on_the_wire
 from plugins.http.binding import write_envelope
 from plugins.http.classify import HttpAnswer, delivered, not_delivered, said
@@ -40,6 +44,10 @@ NOT_LEFT = frozenset(
     }
 )
 
+DATAREF = "dataref"
+ADDRESS = "the directory or the rule that gives this address"
+SUBSCRIPTION = "the Subscription"
+
 Attempted = Delivered | Deferred | Refused
 
 
@@ -49,14 +57,21 @@ class HttpSender:
     def __init__(self, settings: HttpSettings, host: Host) -> None:
         self._own = tuple(_own_urls(host.base_url, settings.listen))
         self._user_agent = settings.user_agent
+        self._base_url = host.base_url
+        self._dataref_above = settings.dataref_above
+        self._dataref_to = _patterns(settings.dataref_to)
+        self._structured_to = _patterns(settings.structured_to)
+        self._shapes = bool(self._dataref_to or self._structured_to)
         self._client = Client(client_ca=settings.client_ca, may_be_here=host.may_be_here)
         self._target = lru_cache(maxsize=1024)(self._find_target)  # addresses are few, attempts are many
         self._begin = Remembered[str](self._begin_of)  # as are media types
 
     async def attempt(self, transmission: Transmission) -> Attempted:
         """Makes one attempt and says how it ended."""
+        if transmission.manner is not None:
+            return await self._notify(transmission, transmission.manner)
         try:
-            target = self._target(transmission.address, not transmission.caller_waits)
+            target = self._target(transmission.address, not (transmission.caller_waits or transmission.event))
         except ValueError as exc:
             return _unusable("unusable-address", str(exc))
         if target is None:
@@ -64,11 +79,16 @@ class HttpSender:
         envelope = transmission.envelope
         if envelope.digest is None:
             envelope = msgspec.structs.replace(envelope, digest=await attribute_of(transmission.body))
+        body = transmission.body
         try:
-            response = await self._client.post(
+            if transmission.event or self._shapes:
+                body, fields = self._event(transmission, envelope)
+            else:
+                fields = self._fields(transmission, envelope)
+            response = await self._client.send(
                 target,
-                self._fields(transmission, envelope),
-                transmission.body,
+                fields,
+                body,
                 connect=transmission.connect,
                 answer=transmission.answer,
                 allowed=_worth_reading,
@@ -85,6 +105,73 @@ class HttpSender:
 
     async def stop(self) -> None:
         await self._client.stop()
+
+    # --- notifications ---
+
+    async def _notify(self, transmission: Transmission, manner: Manner) -> Attempted:
+        """What a subscriber asked for, exactly so: our envelope stays here."""
+        try:
+            address = notifying.address_of(transmission.address, manner.path)
+            target = self._target_of(address, manner.method)
+            if target is None:
+                return _unusable("own-address", "the address is this broker's own", mend=SUBSCRIPTION)
+            response = await self._client.send(
+                target,
+                notifying.request_fields(transmission, manner, self._user_agent),
+                transmission.body,
+                connect=transmission.connect,
+                answer=transmission.answer,
+                allowed=_worth_reading_of_a_subscriber,
+            )
+        except NoAnswer as no:
+            return _no_answer(no.trouble, no.reason)
+        except notifying.UnusableHeader as exc:
+            return _unusable("unusable-header", str(exc), mend=SUBSCRIPTION)
+        except ValueError as exc:
+            return _unusable("unusable-address", str(exc), mend=SUBSCRIPTION)
+        taken = 200 <= response.status < 300
+        end = None if taken else await _not_taken(response, address)
+        if manner.method == notifying.CONSENT:
+            return notifying.consent(response, manner, end)
+        if end is None:
+            return notifying.taken(response.status)
+        return notifying.stopped(end)
+
+    def _target_of(self, address: str, method: str) -> Target | None:
+        """None for an address that leads back to us. Those of PUT are as many as resources: they are not remembered."""
+        if method == "POST":
+            return self._target(address, False)
+        if any(is_own(address, own) for own in self._own):
+            return None
+        return target_of(on_the_wire(address), method)
+
+    # --- events ---
+
+    def _event(self, transmission: Transmission, envelope: Envelope) -> tuple[bytes, str]:
+        """Body and header lines of what is an event, or becomes one: as its data, or without data in structured mode.
+
+        A webhook is sent no event of headers alone (C-25). Of what is too large for a receiver that says so, only where
+        it can be read goes out: the same bytes under the same id (`dataref`, C-6).
+        """
+        body, media_type, address = transmission.body, transmission.media_type, transmission.address
+        structured = not body or self._structured_to.match(address)
+        if 0 < self._dataref_above < len(body) and self._takes_dataref(address, envelope):
+            where = f"{self._base_url}/Bundle/{transmission.message_id}"
+            envelope = msgspec.structs.replace(envelope, digest=None, more=(*envelope.more, (DATAREF, where)))
+            body, structured = b"", True
+        if not (structured and envelope.is_event):
+            if not transmission.event:
+                return body, self._fields(transmission, envelope)
+            begin = fields_of(("Content-Type", media_type), ("User-Agent", self._user_agent))
+            return body, begin + write_envelope(envelope)
+        if envelope.timeleft is not None and not transmission.caller_waits:
+            envelope = msgspec.structs.replace(envelope, timeleft=None)  # absent = nobody waits
+        begin = fields_of(("Content-Type", f"{STRUCTURED}; charset=utf-8"), ("User-Agent", self._user_agent))
+        return write_event(envelope, body, media_type), begin
+
+    def _takes_dataref(self, address: str, envelope: Envelope) -> bool:
+        """Whether its operator said so; who put a `dataref` there knows better."""
+        return envelope.is_event and self._dataref_to.match(address) and all(n != DATAREF for n, _ in envelope.more)
 
     # --- the request ---
 
@@ -116,6 +203,10 @@ class HttpSender:
         )
 
 
+def _patterns(written: Iterable[str]) -> AddressPatterns:
+    return AddressPatterns(AddressPattern.parse(pattern) for pattern in written)
+
+
 def _own_urls(base_url: str, listen: str) -> Iterator[str]:
     """How others reach us, and where we listen: both lead back here."""
     yield base_url
@@ -127,6 +218,11 @@ def _worth_reading(status: int) -> int:
     """How much of the body of an answer with this status; nothing of a redirect's."""
     if 200 <= status < 300:
         return LARGEST_ANSWER
+    return 0 if 300 <= status < 400 else LARGEST_REASON
+
+
+def _worth_reading_of_a_subscriber(status: int) -> int:
+    """What it has to say is its status."""
     return 0 if 300 <= status < 400 else LARGEST_REASON
 
 
@@ -173,7 +269,7 @@ async def _taken(response: Response) -> Attempted:
     return delivered(status, response.first(b"content-type") or "", body)
 
 
-async def _not_taken(response: Response, address: str) -> Attempted:
+async def _not_taken(response: Response, address: str) -> Deferred | Refused:
     """What any other answer comes to; whether its end was reached matters little."""
     status = response.status
     body: bytes | None = None
@@ -242,6 +338,6 @@ def _no_answer(trouble: Trouble, reason: str = "") -> Deferred:
     return Deferred(note=note, of_peer=True, left=trouble not in NOT_LEFT)
 
 
-def _unusable(id: str, why: str) -> Refused:
-    text = f"The message cannot be sent: {why}; correct the directory or the rule that gives this address."
+def _unusable(id: str, why: str, *, mend: str = ADDRESS) -> Refused:
+    text = f"The message cannot be sent: {why}; correct {mend}."
     return Refused(note=why, problem=Problem(code="processing", id=id, text=text, who=Who.BROKER))

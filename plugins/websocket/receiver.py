@@ -19,13 +19,14 @@ from websockets.http11 import Request, Response
 from broker.channel import Host, Peer
 from broker.core.forwarded import peer_address
 from broker.serving import BACKLOG, host_and_port, server_context
-from plugins.websocket import events, frames
+from plugins.websocket import events, frames, subscribers
 from plugins.websocket.connection import Connection
 from plugins.websocket.events import Events
 from plugins.websocket.exchange import Exchange, Limits
 from plugins.websocket.following import Following
 from plugins.websocket.mailboxes import Showing
 from plugins.websocket.settings import WebSocketSettings
+from plugins.websocket.subscribers import Subscribed
 from plugins.websocket.taking import Speaker
 
 log = structlog.get_logger("websocket")
@@ -45,6 +46,7 @@ _MAILBOX = re.compile(r"/mailbox/(?P<endpoint>[^/]+)/?")
 _WAY_IN = re.compile(r"/in/(?P<name>[^/]+)/?")
 _POSITION = re.compile(r"[0-9]{1,18}", re.ASCII)
 SUBPROTOCOLS = (frames.SUBPROTOCOL, events.SUBPROTOCOL)
+Speaking = Exchange | Events | Subscribed
 
 
 class WebSocketReceiver:
@@ -56,9 +58,19 @@ class WebSocketReceiver:
         self._following = Following(host)
         self._limits = Limits(under_way=settings.under_way, window=settings.window)
         self._server: Server | None = None
-        self._sessions: dict[Connection, Exchange | Events] = {}
+        self._sessions: dict[Connection, Speaking] = {}
         self._draining = False
         self.listening = ""
+
+    @property
+    def subscribers_at(self) -> str:
+        """The URL that subscribers connect to (S-42, S-43); "" where nobody can be told one."""
+        url, listen = self._settings.url, self.listening
+        if url is not None:
+            return url.rstrip("/") + subscribers.PATH
+        if not listen or listen.startswith("unix:"):
+            return ""
+        return f"{'ws' if self._settings.tls is None else 'wss'}://{listen}{subscribers.PATH}"
 
     # -- life
 
@@ -135,6 +147,8 @@ class WebSocketReceiver:
         path = urlsplit(request.path).path
         if path == "/" or _MAILBOX.fullmatch(path) or _WAY_IN.fullmatch(path):
             return None
+        if path == subscribers.PATH and self._host.subscriptions is not None:
+            return None
         return connection.respond(404, "Nothing is here: use /, /in/{name} or /mailbox/{endpoint}.\n")
 
     async def _handle(self, connection: ServerConnection) -> None:
@@ -144,8 +158,10 @@ class WebSocketReceiver:
         speaker = self._speaker(connection, path)
         connection.forget_handshake()
         connection.room = self._host.room
-        session: Exchange | Events
-        if connection.subprotocol == frames.SUBPROTOCOL:
+        session: Speaking
+        if path == subscribers.PATH and self._host.subscriptions is not None:
+            session = Subscribed(connection, self._host.subscriptions, speaker)
+        elif connection.subprotocol == frames.SUBPROTOCOL:
             if _MAILBOX.fullmatch(path):
                 await connection.close(
                     CloseCode.POLICY_VIOLATION, f"with {frames.SUBPROTOCOL}, connect to / and send subscribe"
@@ -210,8 +226,13 @@ class WebSocketReceiver:
         )
 
 
-def _select(_: ServerConnection, offered: Sequence[str]) -> Any:
-    """Ours where it is offered; none where there is no common one, which is no error of the handshake (C-46)."""
+def _select(connection: ServerConnection, offered: Sequence[str]) -> Any:
+    """Ours where it is offered; none where there is no common one, which is no error of the handshake (C-46).
+
+    Subscribers speak none: FHIR names none for its binding.
+    """
+    if connection.request is not None and urlsplit(connection.request.path).path == subscribers.PATH:
+        return None
     return next((one for one in SUBPROTOCOLS if one in offered), None)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
+from subscription_desk import Subscribing, subscribing
 
 from broker.api.admin import add_admin
 from broker.api.health import Health, add_health
@@ -133,6 +134,7 @@ class Desk:
     woken_by_directory: list[tuple[str, str]]
     client: TestClient[web.Request, web.Application]
     app: web.Application
+    subscribed: Subscribing
 
     # -- what the flow would have written
 
@@ -255,7 +257,11 @@ RULES = (Rule(name="sick notes", where="broker.yaml:40"),)
 
 @asynccontextmanager
 async def operator_desk(
-    folder: Path, *, endpoints: Mapping[str, object] | None = None, rules: tuple[Rule, ...] = RULES
+    folder: Path,
+    *,
+    endpoints: Mapping[str, object] | None = None,
+    rules: tuple[Rule, ...] = RULES,
+    subscriptions: bool = True,
 ) -> AsyncIterator[Desk]:
     box: list[Here] = []
     store = SqliteStore(folder / "broker.db", now=lambda: box[0].clock if box else NOW)
@@ -280,18 +286,23 @@ async def operator_desk(
         here=here, store=store, intake=intake, directory=directory, insecure=False, listening=listening
     )  # fmt: skip
     app = web.Application()
+    subscribed = subscribing(folder, store=store)
+    service = subscribed.service if subscriptions else None
     add_health(app, health, aliases=True)
-    add_metrics(app, metrics, store=store, delivering=delivering, callers=callers, now=here.now, sources=lambda: ())
+    add_metrics(
+        app, metrics, store=store, delivering=delivering, callers=callers, now=here.now, sources=lambda: (),
+        subscriptions=service,
+    )  # fmt: skip
     add_admin(
         app, here=here, store=store, directory=directory, rules=ruleset, defaults=DEFAULT, delivering=delivering,
-        health=health, ledger=store, parties=PARTIES, changed=changed,
+        health=health, ledger=store, parties=PARTIES, changed=changed, subscriptions=service,
     )  # fmt: skip
     try:
         async with TestClient(TestServer(app)) as client:
             yield Desk(
                 store=store, here=here, directory=directory, delivering=delivering, callers=callers,
                 intake=intake, listening=listening, metrics=metrics, rules=ruleset,
-                woken_by_directory=woken, client=client, app=app,
+                woken_by_directory=woken, client=client, app=app, subscribed=subscribed,
             )  # fmt: skip
     finally:
         await store.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -18,6 +18,7 @@ import aiohttp
 from yarl import URL
 
 from broker.api.fhir import add_fhir
+from broker.api.subscription_service import Owner, SubscriptionService, nobody
 from broker.core.addressing import name_key
 from broker.core.delivery import AnswerState, State
 from broker.core.envelope import EMPTY
@@ -229,7 +230,15 @@ class Side:
 
 
 @asynccontextmanager
-async def reading(folder: Path, *, base_url: str = BASE_URL, release: Release = Release.R4) -> AsyncIterator[Side]:
+async def reading(
+    folder: Path,
+    *,
+    base_url: str = BASE_URL,
+    release: Release = Release.R4,
+    serves: Callable[[SqliteStore, Here], SubscriptionService] | None = None,
+    owner: Owner = nobody,
+) -> AsyncIterator[Side]:
+    """`serves` makes the service of subscriptions, for those tests that want one."""
     clock = Clock()
     store = SqliteStore(folder / "broker.db", now=clock)
     here = Here(endpoint="urn:oid:1.1", base_url=base_url, ids=MessageIds(store.key), release=release, now=clock)
@@ -245,6 +254,8 @@ async def reading(folder: Path, *, base_url: str = BASE_URL, release: Release = 
             followers=followers,
             directory=lambda: side.snapshot,
             withdraw=side.withdraw,
+            subscriptions=None if serves is None else serves(store, here),
+            owner=owner,
         )
         runner = await listen(app, "127.0.0.1:0")
         side.url = f"http://{runner.listening[0]}"

@@ -8,6 +8,7 @@ from unittest.mock import patch
 import pytest
 from operator_desk import Desk
 
+from broker.core.subscription.notification import Kind
 from broker.store import StoreError
 
 
@@ -110,14 +111,18 @@ def _fits(schema: dict[str, Any], value: Any, known: dict[str, Any], at: str = "
     [
         "/admin/v1/messages/{id}", "/admin/v1/mailboxes", "/admin/v1/mailboxes/{endpoint}/messages", "/admin/v1/dead",
         "/admin/v1/lanes", "/admin/v1/directory", "/admin/v1/directory/problems", "/admin/v1/status", "/health/ready",
+        "/admin/v1/subscriptions", "/admin/v1/subscriptions/{id}",
     ],
 )  # fmt: skip
 async def test_answers_have_the_shape_that_is_written(desk: Desk, path: str) -> None:
     from operator_desk import BOX, delivery, mail
 
     position = await desk.dead(deliveries=(delivery(), mail()))
+    row = await desk.subscribed.active()
+    await desk.subscribed.sets_out(row, Kind.HANDSHAKE)
     _, document = await desk.get("/openapi.json")
-    asked = path.replace("{id}", desk.id(position)).replace("{endpoint}", BOX)
+    asked = path.replace("subscriptions/{id}", f"subscriptions/{row.subscription.id}")
+    asked = asked.replace("{id}", desk.id(position)).replace("{endpoint}", BOX)
     answer = await (await desk.client.get(asked)).json()
     schema = document["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
     _fits(schema, answer, document["components"]["schemas"])

@@ -276,7 +276,7 @@ async def test_posted_search_that_cannot_be_read_is_refused(
 async def test_posted_search_that_does_not_arrive_is_not_waited_for(
     side: Side, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("broker.api.asking.FORM_DEADLINE", 0.05)
+    monkeypatch.setattr("broker.api.asking.BODY_DEADLINE", 0.05)
     host, port = side.url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(

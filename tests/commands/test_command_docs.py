@@ -25,7 +25,8 @@ def commands() -> set[str]:
 
 def test_every_command_is_on_its_page_and_no_other() -> None:
     page = (DOCS / "commands.md").read_text()
-    written = set(re.findall(r"^\| `fhir-broker ((?:mailbox |dead |streams |lanes |directory )?[a-z-]+)", page, re.M))
+    groups = "mailbox |dead |streams |lanes |subscriptions |directory "
+    written = set(re.findall(rf"^\| `fhir-broker ((?:{groups})?[a-z-]+)", page, re.M))
     assert written == commands()
 
 

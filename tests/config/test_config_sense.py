@@ -108,12 +108,6 @@ def test_a_party_cannot_prove_itself_yet(desk: Desk) -> None:
     ]
 
 
-def test_subscriptions_are_not_in_this_release(desk: Desk) -> None:
-    assert desk.mistakes("subscriptions: {topics: [x]}\n") == [
-        "`subscriptions` is not in this release (take it out for now)"
-    ]
-
-
 def test_sources_that_are_named_must_be_there_and_patterns_need_their_folder(desk: Desk) -> None:
     (desk.folder / "there").mkdir()
     (desk.folder / "there" / "x.json").write_text("{}")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.core.fhir.header import Event, Format, Header, Release
-from broker.core.subscription.content import Content, Entry, fragment, opened
+from broker.core.subscription.content import Content, Entry, fragment, opened, places_in
 from broker.core.subscription.topic import Interaction
 
 MESSAGES = Path(__file__).parent.parent / "corpus" / "messages"
@@ -111,3 +111,28 @@ def test_what_would_spoil_a_bundle_is_no_fragment(raw: bytes) -> None:
 
 def test_values_of_what_is_not_json_are_its_type_alone() -> None:
     assert Entry(type="Patient", raw=b"{").values == {"resourceType": "Patient"}
+
+
+@pytest.mark.parametrize("path", [*JSON, *XML], ids=lambda path: path.name)
+def test_message_taken_apart_elsewhere_is_the_same(path: Path) -> None:
+    body, about = path.read_bytes(), header(format=Format.JSON if path.suffix == ".json" else Format.XML)
+    places = places_in(body, about.format)
+    assert places is not None
+    here, there = Content(body, about), Content(body, about, places)
+    for one, other in zip(here.entries, there.entries, strict=True):
+        names = ("full_url", "type", "id", "method", "url", "raw", "format", "release", "values")
+        assert [getattr(one, name) for name in names] == [getattr(other, name) for name in names]
+
+
+def test_entry_that_stands_twice_is_found_in_both_places() -> None:
+    body = orjson.dumps({"resourceType": "Bundle", "entry": [{"resource": PATIENT}, {"resource": PATIENT}]})
+    first, second = places_in(body, Format.JSON) or ()
+    assert first.end <= second.start
+    assert body[first.start : first.end] == body[second.start : second.end] == orjson.dumps(PATIENT)
+
+
+def test_what_was_mended_to_be_read_has_no_place() -> None:
+    """X-43, and XML that leans on names of the document around it."""
+    assert places_in(b'{"resourceType":"Bundle","entry":[{"resource":{"id":"\\ud800"}}]}', Format.JSON) is None
+    body = b'<f:Bundle xmlns:f="http://hl7.org/fhir"><f:entry><f:resource><f:Basic/></f:resource></f:entry></f:Bundle>'
+    assert places_in(body, Format.XML) is None

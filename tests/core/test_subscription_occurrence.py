@@ -49,7 +49,7 @@ def found(what: Topic, content: Content | None = None) -> list[Occurrence]:
     topics = Topics([what])
     occurrences = topics.occurrences(content)
     if occurrences:  # the law of the look-up: whoever is found was not ruled out before
-        assert topics.may_concern(content.header, content.body)
+        assert topics.may_concern(str(content.header.event), content.header.format, content.body)
     return occurrences
 
 
@@ -190,19 +190,21 @@ def test_what_goes_along_stands_once() -> None:
 )
 def test_message_without_the_types_is_not_looked_into(body: bytes, expected: bool) -> None:
     header = message().header
-    assert Topics([topic({"resource": "Encounter"})]).may_concern(header, body) is expected
+    assert Topics([topic({"resource": "Encounter"})]).may_concern(str(header.event), header.format, body) is expected
 
 
 def test_message_in_xml_is_looked_for_the_same_types() -> None:
     header = Header(release=Release.R4, format=Format.XML, event=Event(code="x"))
     topics = Topics([topic({"resource": "Encounter"})])
-    assert topics.may_concern(header, b'<f:Encounter xmlns:f="http://hl7.org/fhir"/>')
-    assert not topics.may_concern(header, b"<Patient/>")
+    assert topics.may_concern(str(header.event), header.format, b'<f:Encounter xmlns:f="http://hl7.org/fhir"/>')
+    assert not topics.may_concern(str(header.event), header.format, b"<Patient/>")
 
 
 def test_without_topics_nothing_is_looked_at() -> None:
-    assert not Topics([]).may_concern(message().header, b"\\u00")
-    assert not Topics([topic({"event": "discharge"})]).may_concern(message().header, message().body)
+    assert not Topics([]).may_concern(str(message().header.event), message().header.format, b"\\u00")
+    assert not Topics([topic({"event": "discharge"})]).may_concern(
+        str(message().header.event), message().header.format, message().body
+    )
 
 
 def test_message_in_xml_is_told_of_as_in_json() -> None:
@@ -241,3 +243,10 @@ def test_search_strings_of_classic_subscriptions_are_their_filters() -> None:
     content = message()
     (one,) = found(topic_of("Encounter"), content)
     assert sorted(subscribers.hearing(one, content.aliases)) == ["0", "2"]
+
+
+def test_message_whose_entries_are_known_concerns_topics_of_their_types_and_of_its_event() -> None:
+    topics = Topics([topic({"resource": "Encounter"}), topic({"event": "admit"})])
+    assert topics.may_concern_types("x", {"MessageHeader", "Encounter"})
+    assert topics.may_concern_types("urn:s|admit", set())
+    assert not topics.may_concern_types("urn:s|x", {"MessageHeader", "Patient"})

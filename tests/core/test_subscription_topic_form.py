@@ -102,6 +102,12 @@ def test_spread_is_a_duration(text: str, spread: float) -> None:
         (topic(spread="2h"), [("spread", "invalid-value")]),
         (topic(source_rate="fast"), [("source_rate", "invalid-value")]),
         (topic(source_rate=-1), [("source_rate", "invalid-value")]),
+        (topic(source_rate="-1"), [("source_rate", "invalid-value")]),
+        (topic(source_rate=True), [("source_rate", "invalid-value")]),
+        (topic(on=[]), [("on", "missing-element")]),
+        (topic(on=None, relayed="a b"), [("relayed", "invalid-value"), ("on", "missing-element")]),
+        (topic(on=None, relayed=1), [("relayed", "invalid-value"), ("on", "missing-element")]),
+        (topic(on=None, relayed=False), [("on", "missing-element")]),
     ],
 )  # fmt: skip
 def test_each_mistake_names_its_key(values: Any, expected: list[tuple[str, str]]) -> None:
@@ -113,3 +119,32 @@ def test_unknown_key_is_answered_with_the_one_that_is_meant() -> None:
         topic_from(topic(sprea="1s"))
     with pytest.raises(SubscriptionRefused, match="known are url, version"):
         topic_from(topic(xyz="1s"))
+
+
+def test_topic_that_others_tell_of_needs_no_trigger() -> None:
+    """S-24."""
+    topic = topic_from({"url": "http://t", "relayed": True})
+    assert (topic.relayed, topic.way_in, topic.events, topic.resources) == (True, "", (), ())
+    topic = topic_from({"url": "http://t", "relayed": "north-adt", "on": [{"event": "admit"}]})
+    assert (topic.relayed, topic.way_in, len(topic.events)) == (True, "north-adt", 1)
+
+
+@pytest.mark.parametrize("relayed", ["a/b", "", 7, ["north"]])
+def test_way_in_of_others_is_a_name(relayed: object) -> None:
+    with pytest.raises(SubscriptionRefused) as refused:
+        topic_from({"url": "http://t", "relayed": relayed})
+    assert refused.value.problem.expression == ("topic.relayed",)
+
+
+@pytest.mark.parametrize("said", [True, "true"])
+def test_a_topic_of_other_servers_needs_no_trigger(said: object) -> None:
+    found = topic_from(topic(on=None, relayed=said, filters=["patient"]))
+    assert found.relayed
+    assert (found.events, found.resources, found.focus_types) == ((), (), frozenset())
+
+
+def test_texts_stand_for_numbers_and_for_yes_and_no() -> None:
+    """A reader that keeps places hands over texts."""
+    found = topic_from(topic(source_rate="2.5", on=[{"resource": "Encounter", "only_focus": "true"}], spread=None))
+    assert (found.source_rate, found.resources[0].only_focus, found.relayed) == (2.5, True, False)
+    assert topic_from(topic(source_rate="0")).source_rate == 0.0

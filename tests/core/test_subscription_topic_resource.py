@@ -11,7 +11,7 @@ from broker.core.fhir.header import Format, Release
 from broker.core.fhir.write import write
 from broker.core.outcome import SubscriptionRefused
 from broker.core.subscription.topic import EventTrigger, FilterBy, Interaction, ResourceTrigger, Topic, answers_to
-from broker.core.subscription.topic_resource import RELATED, advertised, read_topic, write_topic
+from broker.core.subscription.topic_resource import RELATED, RELAYED, advertised, read_topic, write_topic
 
 CREATE, UPDATE, DELETE = Interaction
 EXAMPLES = ("SubscriptionTopic-encounter-complete", "SubscriptionTopic-encounter-complete-qualified")
@@ -213,3 +213,19 @@ def test_least_topic_is_written_with_what_it_has() -> None:
         {"filterParameter": "b"},
     ]
     assert "title" not in r5
+
+
+def test_triggers_of_another_server_are_its_own_business() -> None:
+    """S-24: they may ask for what only that server can know."""
+    resource = {
+        "resourceType": "SubscriptionTopic", "url": "http://t", "status": "active",
+        "extension": [{"url": RELAYED, "valueBoolean": True}],
+        "resourceTrigger": [{"resource": "Encounter", "queryCriteria": {"previous": "status=planned"}}],
+    }  # fmt: skip
+    topic = read_topic(orjson.dumps(resource), format=Format.JSON)
+    assert (topic.relayed, topic.way_in, topic.resources) == (True, "", ())
+    resource["extension"] = [{"url": RELAYED, "valueString": "north"}]
+    assert read_topic(orjson.dumps(resource), format=Format.JSON).way_in == "north"
+    resource["extension"] = [{"url": RELAYED, "valueString": "no/name"}]
+    with pytest.raises(SubscriptionRefused, match="relayed must be true"):
+        read_topic(orjson.dumps(resource), format=Format.JSON)

@@ -125,3 +125,12 @@ def test_other_bundle_inside_is_no_notification() -> None:
 def test_what_is_no_resource_is_not_wrapped() -> None:
     with pytest.raises(ValueError, match="no json resource"):
         wrapped(b"[]", Release.R5)
+
+
+def test_notification_comes_out_of_xml_that_declares_the_namespace_once() -> None:
+    inner = b'<type value="history"/><entry><resource><Parameters/></resource></entry></Bundle>'
+    body = (
+        b'<Bundle xmlns="http://hl7.org/fhir"><type value="message"/><entry><resource><MessageHeader/></resource>'
+        b"</entry><entry><resource><Bundle>%b</resource></entry></Bundle>" % inner
+    )
+    assert unwrap(body, format=Format.XML) == b'<Bundle xmlns="http://hl7.org/fhir">' + inner

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 import aiohttp
+import orjson
 import pytest
 from e2e_daemon import ROOT, Daemon, StartDaemon
 from e2e_messages import FHIR_XML, NORTH, SOUTH, Said, ask, eventually, message, outcome, send
@@ -194,3 +195,80 @@ async def test_xml_is_well_formed_and_in_fhirs_namespace(
     for one, kind in zip(said, kinds, strict=True):
         assert one.headers["Content-Type"].startswith(FHIR_XML), one
         assert ET.fromstring(one.body).tag == "{http://hl7.org/fhir}" + kind
+
+
+TOPIC = """\
+url: http://north.example/topics/discharge
+title: Somebody went home
+on: [{event: discharge-letter, focus: MessageHeader}]
+filters: [event]
+"""
+
+
+@pytest.mark.parametrize("base", PACKAGES)
+async def test_subscriptions_and_what_is_said_of_them_are_valid_in_their_version(
+    base: str, daemon: StartDaemon, south: HttpReceiver, http: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    """From its creation to its events, against a real receiver."""
+    (tmp_path / "topic.yaml").write_text(TOPIC)
+    allow = f"http://127.0.0.1:{south.port}/*"
+    broker = await daemon(
+        {
+            "directory": {"endpoints": {HELD: "mailbox:"}},
+            "subscriptions": {"topics": [str(tmp_path / "topic.yaml")], "allow": [allow], "content": "full-resource"},
+        }
+    )
+    url, endpoint = broker.base + base, f"http://127.0.0.1:{south.port}/hook"
+    wanted: dict[str, Any] = {"resourceType": "Subscription", "status": "requested", "reason": "to know"}
+    if base == "/R5":
+        wanted |= {
+            "topic": "http://north.example/topics/discharge", "channelType": {"code": "rest-hook"},
+            "endpoint": endpoint, "contentType": "application/fhir+json", "content": "full-resource",
+        }  # fmt: skip
+    else:
+        content = "http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition/backport-payload-content"
+        wanted |= {
+            "criteria": "http://north.example/topics/discharge",
+            "channel": {
+                "type": "rest-hook", "endpoint": endpoint, "payload": "application/fhir+json",
+                "_payload": {"extension": [{"url": content, "valueCode": "full-resource"}]},
+            },
+        }  # fmt: skip
+    headers = {"Content-Type": "application/fhir+json"}
+    made = await ask(http, "POST", f"{url}/Subscription", data=orjson.dumps(wanted), headers=headers)
+    assert made.status == 201, made
+    where = made.headers["Location"]
+    validated(made, base, "Subscription")
+
+    async def active() -> bool:
+        return (await ask(http, "GET", where)).json["status"] == "active"
+
+    await eventually(active)
+    for number in range(3):
+        assert (await send(http, url, written_in(base, message(f"d-{number}", to=HELD)))).status == 202
+
+    async def counted() -> bool:
+        return b'"3"' in (await ask(http, "GET", f"{where}/$events")).body
+
+    await eventually(counted)
+    for path in (
+        "Subscription",
+        f"{where.rpartition('/fhir')[2].removeprefix(base)[1:]}/$status",
+        "Subscription/$status",
+    ):
+        page = validated(await ask(http, "GET", f"{url}/{path}"), base, "Bundle")
+        for entry in page["entry"]:
+            checked(entry["resource"], base)
+    bundle = validated(await ask(http, "GET", f"{where}/$events?eventsSinceNumber=2"), base, "Bundle")
+    for entry in bundle["entry"]:
+        if "resource" in entry:
+            checked(entry["resource"], base)
+    if base in ("/R4B", "/R5"):
+        for entry in validated(await ask(http, "GET", f"{url}/SubscriptionTopic"), base, "Bundle")["entry"]:
+            validated(await ask(http, "GET", entry["fullUrl"]), base, "SubscriptionTopic")
+    statement = validated(await ask(http, "GET", f"{url}/metadata"), base, "CapabilityStatement")
+    assert "Subscription" in [one["type"] for one in statement["rest"][0]["resource"]]
+    assert (await ask(http, "DELETE", where)).status == 204
+    for got in south.got:
+        if got.path == "/hook":  # what was notified, as it came
+            checked(orjson.loads(got.body), base)

@@ -18,7 +18,6 @@ def of_version_2(path: Path) -> Path:
 
 def as_version_5(db: sqlite3.Connection) -> None:
     """Takes from a store of today what version 6 brought."""
-    for table in ("subscription", "counted", "event", "heard"):
+    for table in ("subscription", "counter", "event", "heard", "mark", "notice"):
         db.execute(f"DROP TABLE {table}")
-    db.execute("DROP INDEX message_notice")
     db.execute("PRAGMA user_version = 5")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
+import stat
 from collections.abc import Callable
 from contextlib import closing
 from datetime import timedelta
@@ -338,7 +340,8 @@ async def test_notices_are_no_lines_of_the_receipt_ledger(store: SqliteStore) ->
     dead = await store.notice(key, notification(), Kind.EVENT)
     assert isinstance(dead, Kept)
     await store.settle(settlement(dead.position, state=State.DEAD, answer=AnswerState.CLOSED))
-    await store.accept(notification())
+    other = (await subscribed(store, "other")).key
+    await store.notice(other, notification(), Kind.HANDSHAKE)
     span = await store.span(NOW - DAY, NOW + DAY)
     assert await store.sums(span, NOW) == ()
     assert (await store.lines(span, NOW, 9)).lines == ()
@@ -362,3 +365,46 @@ async def test_store_of_version_5_is_brought_up_to_date(tmp_path: Path) -> None:
         assert await store.tell(before + 1, [event(before, key)]) == {key: 1}
     finally:
         await store.close()
+
+
+async def test_newest_is_where_the_log_ends_also_with_messages_of_ours(store: SqliteStore) -> None:
+    assert await store.newest() == 0
+    kept = await store.accept(new("bundle:1"))
+    assert isinstance(kept, Kept)
+    assert await store.newest() == kept.position
+    ours = await store.accept(notification())
+    assert isinstance(ours, Kept)
+    assert await store.newest() == ours.position > kept.position
+
+
+# -- who may read the file
+
+
+def modes(folder: Path) -> dict[str, int]:
+    return {entry.name: stat.S_IMODE(entry.stat().st_mode) for entry in folder.iterdir()}
+
+
+async def test_store_is_made_for_its_owner_only(open_store: Open, tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        store = open_store()
+        await kept(store, "b1", body=bytes(LARGE + 1))
+    finally:
+        os.umask(before)
+    made = modes(tmp_path)
+    assert {made[f"broker.db{end}"] for end in ("", "-wal", "-shm", ".lock")} == {0o600}
+    assert made["broker.db.bodies"] == 0o700
+
+
+async def test_store_that_others_could_read_is_closed_to_them_and_its_group_keeps_what_it_was_given(
+    open_store: Open, tmp_path: Path
+) -> None:
+    store = open_store()
+    await kept(store, "b1", body=bytes(LARGE + 1))
+    await store.close()
+    (tmp_path / "broker.db").chmod(0o644)
+    (tmp_path / "broker.db.bodies").chmod(0o755)
+    open_store()
+    made = modes(tmp_path)
+    assert {made["broker.db"], made["broker.db-wal"]} == {0o640}
+    assert made["broker.db.bodies"] == 0o750

@@ -66,10 +66,13 @@ def capability_statement(
     events: Sequence[str] = (),
     definitions: Sequence[str] = (),
     search_params: Mapping[str, Sequence[SearchParam]] = SEARCH_PARAMS,
+    more: Sequence[Resource] = (),
+    extensions: Sequence[Resource] = (),
 ) -> Resource:
     """The statement; `endpoints` are pairs of protocol code and address, `definitions` canonical MessageDefinitions.
 
-    `events` (free of any definition) are named in the documentation, since the element takes definitions only.
+    `events` (free of any definition) are named in the documentation, since the element takes definitions only. `more`
+    are further entries of `rest.resource`, `extensions` those of `rest`.
     """
     version = _FHIR_VERSIONS[release if release is Release.R4B else shapes(release)]
     return {
@@ -86,15 +89,19 @@ def capability_statement(
         "implementation": {"description": "FHIR message broker", "url": base_url},
         "fhirVersion": version,
         "format": ["application/fhir+json", "application/fhir+xml", "json", "xml"],
-        "rest": [_rest(search_params)],
+        "rest": [_rest(search_params, more, extensions)],
         "messaging": [_messaging(endpoints, reliable_cache_minutes, events, definitions)],
     }
 
 
-def _rest(search_params: Mapping[str, Sequence[SearchParam]]) -> Resource:
+def _rest(
+    search_params: Mapping[str, Sequence[SearchParam]], more: Sequence[Resource], extensions: Sequence[Resource]
+) -> Resource:
+    extended: Resource = {"extension": list(extensions)} if extensions else {}
     return {
+        **extended,
         "mode": "server",
-        "resource": [_resource(type, params) for type, params in search_params.items()],
+        "resource": [*(_resource(type, params) for type, params in search_params.items()), *more],
         "operation": [
             {
                 "name": "process-message",

@@ -12,6 +12,7 @@ from broker.core.fhir.wire import DEPTH, HEADER_BYTES
 from broker.core.outcome import MessageInvalid, TooLarge
 
 FIRST = "Bundle.entry[0].resource"
+NOT_A_MESSAGE = "not-a-message"
 WORDS = {
     "str": "a text", "int": "a number", "float": "a number", "bool": "true or false",
     "object": "an object", "array": "a list", "null": "null",
@@ -112,12 +113,12 @@ def not_a_message(found: str) -> MessageInvalid:
         return missing("Bundle.type")
     if found == "subscription-notification":
         text = (
-            "Bundle.type is subscription-notification, which is not supported here: "
-            "only a Bundle of type message is taken at $process-message."
+            "Bundle.type is subscription-notification, but the first entry is no status (bdl-13): "
+            "a notification begins with its SubscriptionStatus, or Parameters in R4."
         )
     else:
-        text = f"Bundle.type is {_quoted(found)}: only a Bundle of type message is taken here."
-    return MessageInvalid(text, code="invariant", id="not-a-message", expression="Bundle.type")
+        text = f"Bundle.type is {_quoted(found)}: only a message or a notification is taken here."
+    return MessageInvalid(text, code="invariant", id=NOT_A_MESSAGE, expression="Bundle.type")
 
 
 def no_message_header(found: str | None, names: Iterable[str] = ()) -> MessageInvalid:

@@ -77,6 +77,7 @@ _BY_ID = {
     "no-usable-address": 422,  # known, but nothing to connect to
     "directory-not-known-yet": 503,
     "expired-on-arrival": 422,
+    "version-changed": 412,
     "too-many-requests": 429,
 }
 

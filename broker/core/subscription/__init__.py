@@ -5,5 +5,7 @@
 may be asked for: its rules and filters are `query` (search criteria, by `parameters`) and `fhirpath`, its forms
 `topic_resource` and `topic_form`. `content` opens a message, `occurrence` finds what topics tell of in it, `matching`
 who hears of that, `pace` when. `notification` is what is sent, `wrap` the same as a message, `cloud` as a CloudEvent,
-`mail` in words; `foreign` reads what others send. `operations` and `binding` are what subscribers ask besides.
+`mail` in words; `foreign` reads what others send. `operations`, `binding` and
+`consent` are what subscribers ask and say besides; `offering` is what the configured channels offer them, `shown` a
+Subscription for clients of another release.
 """

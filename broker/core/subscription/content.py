@@ -26,6 +26,7 @@ METHODS = {
 }
 _ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")
 _TYPE = re.compile(r"[A-Z][A-Za-z]{1,63}")
+_ROOT = re.compile(rb"<[A-Za-z]+")
 
 
 class Entry:
@@ -79,6 +80,10 @@ class Entry:
         """All that references inside the message may say to mean it."""
         return tuple(name for name in (self.full_url, f"{self.type}/{self.id}" if self.id else "") if name)
 
+    def is_meant_by(self, references: Iterable[str]) -> bool:
+        """Whether one of the references means it, from wherever it is written."""
+        return any(one in self.names or (self.id and one.endswith(f"/{self.type}/{self.id}")) for one in references)
+
 
 class Opened(NamedTuple):
     """A Bundle that was taken apart."""
@@ -87,13 +92,28 @@ class Opened(NamedTuple):
     entries: tuple[Entry, ...] = ()
 
 
-class Content:
-    """A message that was opened."""
+class Place(msgspec.Struct, frozen=True, array_like=True):
+    """An entry, and from where to where its resource stands in the body."""
 
-    def __init__(self, body: bytes, header: Header) -> None:
+    full_url: str
+    type: str
+    id: str
+    method: str
+    url: str
+    start: int
+    end: int
+
+
+class Content:
+    """A message that was opened; `places`: elsewhere, by `places_in`."""
+
+    def __init__(self, body: bytes, header: Header, places: Iterable[Place] | None = None) -> None:
         self.body = body
         self.header = header
-        self.entries = opened(body, format=header.format, release=header.release).entries
+        if places is None:
+            self.entries = opened(body, format=header.format, release=header.release).entries
+        else:
+            self.entries = tuple([_placed(one, body, header) for one in places])
         self._by_name: dict[str, Entry] = {}
         for entry in self.entries:
             for name in entry.names:
@@ -148,6 +168,25 @@ def opened(body: bytes, *, format: Format, release: Release) -> Opened:
         return _opened_json(body, release)
     except (msgspec.DecodeError, Refusal, ValueError, RecursionError):
         return Opened()
+
+
+def places_in(body: bytes, format: Format) -> tuple[Place, ...] | None:
+    """Where the entries of a Bundle stand, for whoever has the body too; None where only `opened` can tell."""
+    found, end = [], 0
+    for one in opened(body, format=format, release=Release.R4).entries:
+        start = body.find(one.raw, end)
+        if start < 0 or (one.format is Format.XML and not one.raw and one.type):
+            return None  # it was mended to be read, or leans on names around it
+        end = start + len(one.raw)
+        found.append(Place(one.full_url, one.type, one.id, one.method, one.url, start, end))
+    return tuple(found)
+
+
+def _placed(one: Place, body: bytes, header: Header) -> Entry:
+    return Entry(
+        full_url=one.full_url, type=one.type, id=one.id, method=one.method, url=one.url,
+        raw=body[one.start : one.end], format=header.format, release=header.release,
+    )  # fmt: skip
 
 
 def _opened_json(body: bytes, release: Release) -> Opened:
@@ -236,6 +275,13 @@ def may_stand_alone(raw: bytes) -> bool:
     except expat.ExpatError:
         return False  # a prefix that the document around it declared
     return True
+
+
+def by_itself(raw: bytes, format: Format) -> bytes:
+    """A resource out of a message as a document of its own: what only the message had said is the namespace."""
+    if format is Format.XML and b"xmlns" not in raw.partition(b">")[0]:
+        return _ROOT.sub(rb'\g<0> xmlns="%b"' % FHIR.encode(), raw, count=1)
+    return raw
 
 
 def fragment(raw: bytes, format: Format) -> Raw | None:

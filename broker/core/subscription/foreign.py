@@ -10,7 +10,7 @@ from enum import StrEnum
 import msgspec
 
 from broker.core.fhir.header import Format, Release
-from broker.core.subscription.content import Entry, opened
+from broker.core.subscription.content import by_itself, opened
 from broker.core.subscription.elements import Values, listed
 from broker.core.subscription.notification import Kind
 
@@ -49,23 +49,26 @@ def read_notification(body: bytes, *, format: Format, release: Release = Release
     if not bundle.entries:
         return None
     if bundle.type in NOTIFICATIONS:
-        return _read(bundle.entries[0], Package.BARE, body)
+        return said_by(bundle.entries[0].values, Package.BARE, body)
     if bundle.type != "message" or len(bundle.entries) < 2:
         return None
     second = bundle.entries[1]
     if second.type != "Bundle":
-        return _read(second, Package.SPLICED, body)
-    inner = opened(second.raw, format=format, release=release)
+        return said_by(second.values, Package.SPLICED, body)
+    whole = by_itself(second.raw, format)
+    inner = opened(whole, format=format, release=release)
     if inner.type not in NOTIFICATIONS or not inner.entries:
         return None
-    return _read(inner.entries[0], Package.WRAPPED, second.raw)
+    return said_by(inner.entries[0].values, Package.WRAPPED, whole)
 
 
-def _read(first: Entry, package: Package, body: bytes) -> Foreign | None:
-    if first.type == "SubscriptionStatus":
-        return _of_status(first.values, package, body)
-    if first.type == "Parameters":
-        return _of_parameters(first.values, package, body)
+def said_by(status: Values, package: Package, body: bytes) -> Foreign | None:
+    """What a status says; None where the resource is none."""
+    match status.get("resourceType"):
+        case "SubscriptionStatus":
+            return _of_status(status, package, body)
+        case "Parameters":
+            return _of_parameters(status, package, body)
     return None
 
 

@@ -26,6 +26,9 @@ class Kind(StrEnum):
     QUERY_EVENT = "query-event"
 
 
+MARK = Kind.EVENT.encode()  # stands in each notification of an event, in JSON and XML, whatever the release
+
+
 class Carried(msgspec.Struct, frozen=True, kw_only=True):
     """A resource that a notification tells of, with its bytes where they are known."""
 

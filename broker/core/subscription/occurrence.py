@@ -14,8 +14,9 @@ from broker.core.fhir.header import Format, Header
 from broker.core.subscription import query
 from broker.core.subscription.content import Content, Entry
 from broker.core.subscription.elements import Values
+from broker.core.subscription.notification import MARK
 from broker.core.subscription.parameters import Kind, definition_of
-from broker.core.subscription.topic import EventTrigger, Interaction, ResourceTrigger, Shape, Topic
+from broker.core.subscription.topic import EventTrigger, Interaction, ResourceTrigger, Shape, Topic, answers_to
 
 ANY = "*"  # of an event trigger: every event
 CLASSIC = "urn:x-fhir-broker:classic:"  # before a type, the URL of the topic of classic Subscriptions to it
@@ -53,19 +54,42 @@ class Topics:
                 self._by_event.setdefault(event.event, []).append((topic, event))
             for resource in topic.resources:
                 self._by_type.setdefault(resource.resource, []).append((topic, resource))
+        self._told_by_others = tuple(topic for topic in self.topics if not topic.url.startswith(CLASSIC))
+        self._by_way_in = {topic.way_in: topic for topic in self.topics if topic.way_in}
         self._interactions = {id(topic): dict(topic.interactions) for topic in self.topics}
         self._names = tuple(name.encode() for name in self._by_type)
         self._quoted = tuple(b'"%b"' % name for name in self._names)
 
-    def may_concern(self, header: Header, body: bytes) -> bool:
-        """Whether it is worth looking into a message; no only where no topic can have to do with it."""
-        by_event = self._by_event
-        if by_event and (header.event.code in by_event or ANY in by_event or str(header.event) in by_event):
+    def may_concern(self, event: str, format: Format, body: bytes) -> bool:
+        """Whether it is worth looking into a message; no only where no topic can have to do with it.
+
+        The event is `system|code`, or the code alone.
+        """
+        if self._may_concern_event(event):
             return True
         # each a search of a microsecond: of the types whose name is nowhere, there is no resource
-        if header.format is Format.JSON and b"DELETE" not in body and b"\\u00" not in body:
+        if self._told_by_others and MARK in body:
+            return True
+        if not self._names:
+            return False
+        is_escaped = b"\\" in body and b"\\u00" in body  # the first look is the quickest of all
+        if format is Format.JSON and not is_escaped and b"DELETE" not in body:
             return any(name in body for name in self._quoted)
-        return any(name in body for name in self._names) or (bool(self._names) and b"\\u00" in body)
+        return is_escaped or any(name in body for name in self._names)
+
+    def may_concern_types(self, event: str, types: Iterable[str]) -> bool:
+        """The same of a message whose entries are known, and that is no notification."""
+        return self._may_concern_event(event) or not self._by_type.keys().isdisjoint(types)
+
+    def _may_concern_event(self, event: str) -> bool:
+        by_event = self._by_event
+        return bool(by_event) and (event in by_event or ANY in by_event or event.partition("|")[2] in by_event)
+
+    def told_by_others(self, canonical: str, way_in: str | None) -> Topic | None:
+        """The topic that a notification of another server is of; which need not be one that we know."""
+        if canonical:
+            return next((one for one in self._told_by_others if answers_to(one, canonical)), None)
+        return self._by_way_in.get(way_in) if way_in else None
 
     def occurrences(self, content: Content) -> list[Occurrence]:
         """All that the topics tell of in a message, each focus of each topic once."""

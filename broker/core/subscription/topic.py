@@ -82,7 +82,9 @@ class Topic(msgspec.Struct, frozen=True, kw_only=True):
     shapes: tuple[Shape, ...] = ()
     query: str = ""  # what a subscriber asks the data source for, `{since}` being the time (S-57a)
     spread: timedelta = timedelta()  # notifications of one event start evenly over this time
+    relayed: bool = False  # other servers tell of it; what passes through is told on as it came (S-24)
     source_rate: float = 0.0  # most starts a second for the sake of the data source; 0 = no limit
+    way_in: str = ""  # relayed: /in/NAME, by which notifications come that do not name their topic (S-23)
     source: bytes = b""  # the resource as it was written, where it was one; shown again as it is
 
     @property

@@ -13,6 +13,7 @@ send: {Encounter: [Encounter:patient, Observation:encounter]}
 query: https://source.example/fhir/Encounter?_lastUpdated=gt{since}
 spread: 30s
 source_rate: 50
+relayed: true                          # another server tells of it (S-24): `on` may be left out; or a NAME: /in/NAME
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from broker.core.subscription.elements import Complaints, Element, listed
 from broker.core.subscription.fhirpath import Path
 from broker.core.subscription.parameters import Kind
 from broker.core.subscription.topic import EventTrigger, FilterBy, Interaction, ResourceTrigger, Shape, Topic
-from broker.core.subscription.topic_resource import conditions_of, fhirpath_of, interactions_of
+from broker.core.subscription.topic_resource import conditions_of, fhirpath_of, interactions_of, relayed_of
 
 _KEYS = (
     *("url", "version", "title", "description", "on", "interactions", "filters", "send", "query", "spread"),
-    "source_rate",
+    *("source_rate", "relayed"),
 )
 _EVENT = ("event", "focus", "where", "fhirpath")
 _RESOURCE = ("resource", "interactions", "where", "fhirpath", "only_focus")
@@ -38,6 +39,7 @@ _FILTER = ("parameter", "resource", "comparators", "modifiers", "description", "
 _DURATION = re.compile(r"(\d{1,6})(ms|s|m|h)")
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
 _PATH = re.compile(r"[A-Za-z][A-Za-z0-9]*(?:\.[A-Za-z][A-Za-z0-9]*)*")
+_NUMBER = re.compile(r"\d{1,7}(\.\d{1,6})?")
 _TYPE = re.compile(r"[A-Z][A-Za-z]{1,63}")
 LONGEST_SPREAD = timedelta(hours=1)
 
@@ -47,7 +49,8 @@ def topic_from(values: Any, *, where: str = "topic") -> Topic:
     complain = Complaints()
     element = Element(values, where, complain)
     _known(element, _KEYS)
-    events, resources = _triggers(element)
+    relayed, way_in = relayed_of(element, element.values.get("relayed", False))
+    events, resources = _triggers(element, relayed)
     topic = Topic(
         url=element.text("url", required=True),
         version=element.text("version"),
@@ -61,6 +64,8 @@ def topic_from(values: Any, *, where: str = "topic") -> Topic:
         query=_query(element),
         spread=_spread(element),
         source_rate=_rate(element),
+        relayed=relayed,
+        way_in=way_in,
     )
     if topic.url and (":" not in topic.url or "|" in topic.url):
         complain(element.at("url"), "must be an absolute URI without a version: subscribers name the topic by it.")
@@ -76,7 +81,7 @@ def _known(element: Element, keys: tuple[str, ...]) -> None:
             element.complain(element.at(str(name)), f"is not known{meant}", id="unknown-key", code="structure")
 
 
-def _triggers(element: Element) -> tuple[tuple[EventTrigger, ...], tuple[ResourceTrigger, ...]]:
+def _triggers(element: Element, relayed: bool) -> tuple[tuple[EventTrigger, ...], tuple[ResourceTrigger, ...]]:
     events: list[EventTrigger] = []
     resources: list[ResourceTrigger] = []
     for one in element.elements("on"):
@@ -86,8 +91,11 @@ def _triggers(element: Element) -> tuple[tuple[EventTrigger, ...], tuple[Resourc
             resources.append(_resource(one))
         else:
             one.complain(one.where, "must say `event` or `resource`.", id="missing-element", code="required")
-    if "on" not in element.values:
-        element.complain.missing(element.at("on"), "without a trigger a topic never tells of anything")
+    if not (events or resources or relayed or element.values.get("on")):
+        why = (
+            "without a trigger a topic never tells of anything; `relayed: true` is for those that other servers tell of"
+        )
+        element.complain.missing(element.at("on"), why)
     return tuple(events), tuple(resources)
 
 
@@ -110,9 +118,6 @@ def _resource(one: Element) -> ResourceTrigger:
     resource = _type(one, "resource")
     interactions = interactions_of(one, "interactions")
     rules = "where" in one.values or "fhirpath" in one.values
-    only_focus = one.values.get("only_focus", False)
-    if not isinstance(only_focus, bool):
-        one.complain(one.at("only_focus"), "must be true or false.", id="wrong-type", code="structure")
     # Of what is deleted only its name comes: rules over its content are for the others, unless `delete` is said too.
     if rules and "interactions" not in one.values:
         interactions = (Interaction.CREATE, Interaction.UPDATE)
@@ -122,9 +127,16 @@ def _resource(one: Element) -> ResourceTrigger:
         conditions=conditions_of(one, "where", resource),
         path=_path(one, resource),
         unconditional=(Interaction.DELETE,) if Interaction.DELETE in interactions else (),
-        only_focus=only_focus is True,
+        only_focus=_flag(one, "only_focus"),
         where=one.text("where"),
     )
+
+
+def _flag(one: Element, name: str) -> bool:
+    value = one.values.get(name)
+    if not (value is None or isinstance(value, bool) or value in ("true", "false")):
+        one.complain(one.at(name), "must be true or false.", id="wrong-type", code="structure")
+    return value is True or value == "true"
 
 
 def _type(one: Element, name: str) -> str:
@@ -218,7 +230,10 @@ def _spread(element: Element) -> timedelta:
 
 
 def _rate(element: Element) -> float:
-    value = element.values.get("source_rate", 0)
+    value = element.values.get("source_rate")
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        value = float(value)
+    value = 0 if value is None else value
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1_000_000:
         element.complain(element.at("source_rate"), "must be a number of starts a second; 0 is no limit.")
         return 0.0

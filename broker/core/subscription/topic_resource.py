@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from broker.core.fhir.header import Format, Release
@@ -26,6 +27,8 @@ RELATED = "http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition/bac
 ADVERTISED = (
     "http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition/capabilitystatement-subscriptiontopic-canonical"
 )
+RELAYED = "urn:x-fhir-broker:relayed"  # our extension of a topic that another server tells of: true, or a way in
+_WAY_IN = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
 
 
 def read_topic(body: bytes, *, format: Format, without_previous: bool = False) -> Topic:
@@ -42,9 +45,13 @@ def read_topic(body: bytes, *, format: Format, without_previous: bool = False) -
 
 
 def _topic(element: Element, body: bytes, without_previous: bool) -> Topic:
-    resources = tuple(_resource(one, without_previous) for one in element.elements("resourceTrigger"))
-    events = tuple(trigger for one in element.elements("eventTrigger") for trigger in _event(one))
-    if not resources and not events:
+    relayed, way_in = _relayed(element)
+    resources: tuple[ResourceTrigger, ...] = ()
+    events: tuple[EventTrigger, ...] = ()
+    if not relayed:  # its triggers are what that server goes by, and may ask for what only it can know
+        resources = tuple(_resource(one, without_previous) for one in element.elements("resourceTrigger"))
+        events = tuple(trigger for one in element.elements("eventTrigger") for trigger in _event(one))
+    if not resources and not events and not relayed:
         element.complain(element.where, "has no trigger: without one it never tells of anything.", code="required")
     status = element.text("status") or "unknown"
     if status == "retired":
@@ -61,7 +68,25 @@ def _topic(element: Element, body: bytes, without_previous: bool) -> Topic:
         shapes=tuple(_shape(one) for one in element.elements("notificationShape")),
         query=next((found for one in element.elements("notificationShape") for found in _queries(one)), ""),
         source=body,
+        relayed=relayed,
+        way_in=way_in,
     )
+
+
+def _relayed(element: Element) -> tuple[bool, str]:
+    for one in element.extensions(RELAYED):
+        return relayed_of(one, one.values.get("valueBoolean", one.values.get("valueString")))
+    return False, ""
+
+
+def relayed_of(element: Element, value: object) -> tuple[bool, str]:
+    """Whether other servers tell of a topic, and the name of the way in by which they may do so."""
+    if isinstance(value, bool) or value in ("true", "false"):  # a reader that keeps places hands over texts
+        return value is True or value == "true", ""
+    if isinstance(value, str) and _WAY_IN.fullmatch(value):
+        return True, value
+    element.complain(element.at("relayed"), "must be true, or a NAME (letters, digits, - _ .) of the way in /in/NAME.")
+    return False, ""
 
 
 def type_of(element: Element, name: str, *, required: bool = False) -> str:

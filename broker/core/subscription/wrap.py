@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from broker.core.fhir.header import Event, Format, Release
+from broker.core.fhir.header import NOTIFICATION_EVENT, Event, Format, Release
 from broker.core.fhir.splice import spliceable
 from broker.core.fhir.write import Resource, instant, write
-from broker.core.subscription.content import opened
+from broker.core.subscription.content import by_itself, opened
 from broker.core.subscription.foreign import NOTIFICATIONS
 
-EVENT = Event(system="urn:x-fhir-broker:message-event", code="subscription-notification")  # S-49: FHIR names none
+EVENT = NOTIFICATION_EVENT
 
 
 def wrap(
@@ -68,5 +68,5 @@ def unwrap(body: bytes, *, format: Format, release: Release = Release.R4) -> byt
     bundle = opened(body, format=format, release=release)
     if bundle.type != "message" or len(bundle.entries) < 2 or bundle.entries[1].type != "Bundle":
         return None
-    inside = bundle.entries[1].raw
+    inside = by_itself(bundle.entries[1].raw, format)
     return inside if opened(inside, format=format, release=release).type in NOTIFICATIONS else None

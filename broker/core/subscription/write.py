@@ -27,6 +27,7 @@ _START = (
     "modifierExtension",
 )
 _R4 = (*_START, "status", "contact", "end", "reason", "criteria", "error", "channel")
+_META = ("id", "extension", "versionId", "lastUpdated", "source", "profile", "security", "tag")
 _R5 = (
     *(*_START, "identifier", "name", "status", "topic", "contact", "end", "managingEntity", "reason", "filterBy"),
     *("channelType", "endpoint", "parameter", "heartbeatPeriod", "timeout", "contentType", "content", "maxCount"),
@@ -42,11 +43,18 @@ def write_subscription(
     error: str = "",
 ) -> bytes:
     """The resource as a client may read it; `error` is shown where the release has an element for it (not R5)."""
+    return write(as_stored(subscription, last_updated=last_updated, version=version, error=error), format)
+
+
+def as_stored(
+    subscription: Subscription, *, last_updated: datetime | None = None, version: str = "", error: str = ""
+) -> Resource:
+    """The same as values."""
     resource = as_resource(subscription, error=error)
     if last_updated is not None:
         about: Resource = {"versionId": version} if version else {}
         resource["meta"] = {**about, "lastUpdated": instant(last_updated), **resource.get("meta", {})}
-    return write(_ordered(resource, _R5 if subscription.model is Model.NATIVE else _R4), format)
+    return _ordered(resource, _R5 if subscription.model is Model.NATIVE else _R4)
 
 
 def as_resource(subscription: Subscription, *, error: str = "") -> Resource:
@@ -75,6 +83,8 @@ def as_resource(subscription: Subscription, *, error: str = "") -> Resource:
 
 
 def _ordered(resource: Resource, order: tuple[str, ...]) -> Resource:
+    if isinstance(resource.get("meta"), dict) and order is not _META:
+        resource = {**resource, "meta": _ordered(resource["meta"], _META)}
     places = {name: place for place, name in enumerate(order)}
     names = sorted(resource, key=lambda name: places.get(name.removeprefix("_"), len(order)))
     return {name: resource[name] for name in names}

@@ -230,9 +230,9 @@ class Composing:
             events, about, prefix=here.event_prefix, base_url=here.base_url, at=here.now(),
             causation=(message.envelope.id or "") if message is not None else "",
         )  # fmt: skip
-        if kind is Kind.HANDSHAKE:  # its own way: an OPTIONS without a body (C-28)
-            entity = Entity(b"", row.subscription.media_type)
-        elif kind is Kind.HEARTBEAT:
+        if kind is Kind.HANDSHAKE and row.subscription.channel.code == "rest-hook":
+            entity = Entity(b"", row.subscription.media_type)  # its own way: an OPTIONS without a body (C-28)
+        elif kind in (Kind.HANDSHAKE, Kind.HEARTBEAT):
             envelope = msgspec.structs.replace(envelope, type=f"{here.event_prefix}.{kind.value}")
             entity = Entity(orjson.dumps(to_attributes(envelope)), row.subscription.media_type)
         else:

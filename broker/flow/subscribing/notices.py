@@ -52,6 +52,7 @@ class Notices:
         composing: Composing,
         posting: Posting,
         carrying: Carrying,
+        starts: Starts,
         policy: Policy,
     ) -> None:
         self._here = here
@@ -67,7 +68,7 @@ class Notices:
         self._wake = asyncio.Event()
         self._poke = asyncio.Event()
         self._timers = Timers()
-        self._starts = Starts(here.now)
+        self._starts = starts
         # until when one is left alone whose notification could not set out, and the version of it
         self._resting: dict[int, tuple[datetime, int]] = {}
         self._fresh = Fresh(self.consider)
@@ -76,6 +77,10 @@ class Notices:
         registry.on_change(self.consider)
 
     # -- what there is to do
+
+    def happens(self, key: int, word: Word) -> None:
+        """What others find out about a subscription, written after what is being written."""
+        self._moves.happens(key, word)
 
     def load(self) -> None:
         """What the registry has from the store: known before anything of it can end."""

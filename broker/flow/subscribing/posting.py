@@ -25,6 +25,7 @@ from broker.plugins import Channels
 from broker.store import NewDelivery, NewMessage
 from broker.store.telling import Subscribed
 
+PROCESS = "$process-message"
 REMEMBERED = 20_000  # lanes; beyond, they are worked out anew
 
 
@@ -52,16 +53,18 @@ class Posting:
 
     def lane_of(self, subscription: Subscription) -> str:
         """Where it goes, as far as can be said before it is composed; raises NoRoute."""
-        endpoint = subscription.endpoint
         if subscription.channel.code == "message":
-            return endpoint
-        lane = self._lanes.get(endpoint)
+            return subscription.endpoint
+        return self._lane_at(subscription.endpoint)
+
+    def _lane_at(self, address: str) -> str:
+        lane = self._lanes.get(address)
         if lane is not None:
             return lane
         if len(self._lanes) >= REMEMBERED:
             self._lanes.clear()
         try:
-            lane = self._lanes[endpoint] = self._channels.lane_of(endpoint)
+            lane = self._lanes[address] = self._channels.lane_of(address)
             return lane
         except ValueError as error:
             raise NoRoute(f"the endpoint cannot be used: {error}", id="no-usable-address", who=Who.BROKER) from error
@@ -121,12 +124,23 @@ class Posting:
         policy = self._policy_of(subscription)
         route = decide(question, self._rules, self._directory(), policy)
         if route.is_refused:
-            raise route.refusal()
+            refusal = route.refusal()
+            if refusal.problem.id == NoRoute.id and "://" in subscription.endpoint:
+                return self._to_server(subscription, kind, now)
+            raise refusal
         route, planned = self._planning.deliveries(route, message, now=now)
         if route.is_refused:
             raise route.refusal()
         expiry = min(planned[0].expiry, _expiry(subscription, kind, policy, now))
         return msgspec.structs.replace(planned[0], expiry=expiry)
+
+    def _to_server(self, subscription: Subscription, kind: Kind, now: datetime) -> NewDelivery:
+        """What no rule and no directory knows is the base URL of a FHIR server (S-47) on the operator's list."""
+        endpoint = subscription.endpoint
+        address = endpoint if endpoint.endswith(PROCESS) else f"{endpoint.rstrip('/')}/{PROCESS}"
+        there = msgspec.structs.replace(subscription, endpoint=address)
+        delivery = self._to_endpoint(there, kind, endpoint, now)
+        return msgspec.structs.replace(delivery, lane=self._lane_at(address))
 
     def _policy_of(self, subscription: Subscription) -> Policy:
         """The operator's, with the subscriber's own limit of one attempt (S-19)."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+import msgspec
 import structlog
 
 from broker.core.subscription import query
@@ -46,12 +47,23 @@ class Registry:
     def put(self, row: Subscribed) -> None:
         """What the store has now; one that cannot be matched any more (its topic is gone) hears of nothing."""
         before = self._by_key.get(row.key)
+        if before is not None and before.counted > row.counted:  # events were told while this was on its way
+            row = msgspec.structs.replace(row, counted=before.counted)
         if before is None or before.subscription != row.subscription or before.life.counts != row.life.counts:
             self._forget(row.key)
             self._remember(row)
         else:
             self._by_key[row.key] = row
         self._tell(row.key)
+
+    def count(self, numbers: Mapping[int, int]) -> None:
+        """The highest event number of each key, where it has grown: nothing else of the subscription has changed."""
+        rows = self._by_key
+        for key, number in numbers.items():
+            row = rows.get(key)
+            if row is not None and number > row.counted:
+                rows[key] = msgspec.structs.replace(row, counted=number)
+                self._tell(key)
 
     def drop(self, key: int) -> None:
         self._forget(key)
@@ -108,6 +120,11 @@ class Registry:
             del self._classic[type]
         if before != set(self._classic):
             self.topics = Topics((*self._configured, *map(topic_of, sorted(self._classic))))
+
+    @property
+    def anybody_hears(self) -> bool:
+        """Whether an event could concern anybody now."""
+        return len(self._subscribers) > 0
 
     # -- topics
 

@@ -46,7 +46,7 @@ def post(client: Client) -> Callable[..., Any]:
 
 
 async def posted(client: Client, url: str, body: bytes = b"{}", **changes: Any) -> Response:
-    return await client.post(
+    return await client.send(
         target_of(on_the_wire(url)),
         fields_of(*changes.pop("headers", [("Content-Type", "application/fhir+json")])),
         body,
@@ -205,7 +205,7 @@ def taken(packets: list[bytes]) -> tuple[Response | tuple[Trouble, bool], bool]:
         kept: list[Connection] = []
         connection = Connection(kept.append, lambda _: None)
         connection.connection_made(Wire())
-        answer = connection.post(b"", b"", lambda status: 1000, 60)
+        answer = connection.send(b"", b"", lambda status: 1000, 60)
         for packet in packets:
             if not answer.done():
                 connection.data_received(packet)
@@ -425,7 +425,7 @@ async def timed() -> tuple[Connection, Hand]:
 
 
 def asks(connection: Connection, seconds: float) -> asyncio.Future[Response]:
-    return connection.post(b"", b"", lambda status: 1000, seconds)
+    return connection.send(b"", b"", lambda status: 1000, seconds)
 
 
 async def test_one_timer_serves_requests_that_are_answered(timed):
@@ -637,7 +637,7 @@ async def test_attempt_cancelled_after_its_answer_leaves_the_connection_to_the_n
     first = asyncio.create_task(posted(client, "http://a.example/"))
     await asyncio.sleep(0)
     connection.data_received(TAKEN)
-    second = client._take(origin).post(b"", b"", lambda status: 10, 60)
+    second = client._take(origin).send(b"", b"", lambda status: 10, 60)
     first.cancel()
     with pytest.raises(asyncio.CancelledError):
         await first

@@ -32,7 +32,7 @@ async def attempt(url: str, named: set[str]) -> Trouble:
     client = Client(may_be_here=lambda host: host in named)
     try:
         with pytest.raises(NoAnswer) as no:
-            await client.post(
+            await client.send(
                 target_of(URL(url)), [("X-Any", "x")], b"", connect=SECOND, answer=SECOND, allowed=lambda status: 0
             )
         return no.value.trouble

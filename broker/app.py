@@ -156,7 +156,7 @@ class Broker:
             self._report_problems(self.directory.problems)
             self.health = Health(
                 here=self.here, store=self.store, intake=self.intake, directory=self.directory,
-                insecure=self._settings.insecure, listening=self.listening,
+                insecure=self._settings.insecure, listening=self.listening, troubles=self.channels.troubles,
             )  # fmt: skip
             app = application(
                 base_url=self.here.base_url, default_release=self.here.release, endpoint=self.here.endpoint

@@ -291,7 +291,10 @@ class Host(Protocol):
 
 
 class Receiver(Protocol):
-    """One with a listener of its own says in an attribute `listening` where, once it has started: "127.0.0.1:8081"."""
+    """One with a listener of its own says in an attribute `listening` where, once it has started: "127.0.0.1:8081".
+
+    One that depends on somebody else's server says in an attribute `trouble` why it takes nothing in now, for health.
+    """
 
     async def start(self) -> None: ...  # returns once it is listening
 

@@ -152,6 +152,11 @@ class Channels:
         found = {name: getattr(receiver, "listening", "") for name, receiver in self._named.items()}
         return {name: where for name, where in found.items() if where}
 
+    def troubles(self) -> dict[str, str]:
+        """Why receivers take nothing in now, of those that depend on a server that is not ours."""
+        found = {name: getattr(receiver, "trouble", "") for name, receiver in self._named.items()}
+        return {name: why for name, why in found.items() if why}
+
     def schemes(self) -> tuple[str, ...]:
         return tuple(self._specs)
 

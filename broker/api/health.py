@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any, Protocol
 
@@ -27,7 +27,8 @@ class IntakeLike(Protocol):
 class Health:
     """What readiness means: room in the store, everything listening, a directory, and not on the way out.
 
-    Broken sources of the directory do not make it unready: what they said before stays in use.
+    Broken sources of the directory do not make it unready: what they said before stays in use. Nor does a channel whose
+    server is away: the other channels go on, and no other node would reach that server either.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Health:
         directory: Directory,
         insecure: bool,
         listening: Mapping[str, str],
+        troubles: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         self._here = here
         self._store = store
@@ -46,6 +48,7 @@ class Health:
         self._directory = directory
         self._insecure = insecure
         self._listening = listening
+        self._troubles = troubles
         self._started = time.monotonic()
 
     @property
@@ -57,6 +60,7 @@ class Health:
         checks: dict[str, dict[str, Any]] = {
             "store": self._store_check(),
             "listeners": {"ok": LAST_LISTENER in self._listening, "listening": dict(self._listening)},
+            "channels": {"ok": True, "troubles": dict(self._troubles())},
             "directory": self._directory_check(),
             "draining": {"ok": not self._intake.draining},
         }

@@ -19,6 +19,7 @@ from broker.core.answering import answer_now, caller_waits, how_long, wants_sile
 from broker.core.cancellation import keys_of
 from broker.core.delivery import State
 from broker.core.identity import quotable_ids
+from broker.core.message import Fate
 from broker.core.outcome import NoRoute, Problem, RefusedByRule
 from broker.core.policy import Expects, OnTimeout, Policy
 from broker.core.resolution import Whereabouts
@@ -387,9 +388,17 @@ class Accepting:
             known = answer_now([delivery.outcome for delivery in there], listens_on=False, receipt=receipt)
             if known is None or known.kind is not AnswerKind.REFUSED:
                 self._tell_again(receipt.position, new, [one for one in there if one.state is State.DEAD])
+            elif await self._is_reported(receipt.position, new):
+                known = None
         if known is not None and known.kind in (AnswerKind.RESPONSE, AnswerKind.REFUSED):
             return known
         return Answer(kind=AnswerKind.ACCEPTED, receipt=receipt)
+
+    async def _is_reported(self, position: int, copy: NewMessage) -> bool:
+        """Whether the source has our own word of the refusal: a hop that heard of it too would report it once more."""
+        if not copy.message.envelope.via:
+            return False  # the source itself asks
+        return any(one.message.fate is Fate.REPORT for one in await self._store.answers_to(position))
 
     def _tell_again(self, position: int, new: NewMessage, dead: Sequence[Delivery]) -> None:
         """Of some destinations only: a report for each that the copy asks for."""

@@ -71,6 +71,7 @@ class Consumer:
         self._busy = 0
         self._quiet = asyncio.Event()
         self._stopping = asyncio.Event()
+        self.trouble = "not yet connected"  # why nothing is consumed now; "" while it is
 
     def start(self) -> None:
         self._runs = asyncio.get_running_loop().create_task(self._run(), name=f"consume {self.consume.queue}")
@@ -90,6 +91,7 @@ class Consumer:
                 reason = type(error).__name__
             if asyncio.get_running_loop().time() - began > LONGEST:
                 wait = FIRST
+            self.trouble = reason
             log.warning(
                 "amqp: not consuming", queue=self.consume.queue, server=str(self._link.server), reason=reason,
                 again_in=wait,
@@ -113,6 +115,7 @@ class Consumer:
             await channel.set_qos(prefetch_count=self.consume.prefetch)
             # below aio-pika's own `consume`, which makes more of each message than we need
             await underlay.basic_consume(queue, partial(self._came, acks), consumer_tag=TAG)
+        self.trouble = ""
         log.info("amqp: consuming", queue=queue, server=str(self._link.server))
         closing = underlay.closing
         await asyncio.wait((closing, cancelled), return_when=asyncio.FIRST_COMPLETED)

@@ -48,6 +48,11 @@ class AmqpReceiver:
         for consumer in self._consumers:
             consumer.start()
 
+    @property
+    def trouble(self) -> str:
+        """Why some queues are not consumed now."""
+        return "; ".join(f"{one.consume.queue}: {one.trouble}" for one in self._consumers if one.trouble)
+
     async def stop(self) -> None:
         self._stopping.set()
         self._load.open()

@@ -45,8 +45,9 @@ class EmailReceiver:
         self._exact = frozenset(one for one in known if not one.startswith("*@"))
         self._domains = frozenset(one.removeprefix("*@") for one in known if one.startswith("*@"))
         self._sessions: set[Session] = set()
-        self._servers: list[asyncio.AbstractServer] = []
+        self._servers: list[asyncio.Server] = []
         self._none_left = asyncio.Event()
+        self.listening = ""
 
     # --- listening ---
 
@@ -74,10 +75,14 @@ class EmailReceiver:
         if where.startswith("unix:"):
             path = where.removeprefix("unix:")
             _remove_socket(Path(path))
-            server: asyncio.AbstractServer = await loop.create_unix_server(connected, path, backlog=BACKLOG)
+            server: asyncio.Server = await loop.create_unix_server(connected, path, backlog=BACKLOG)
+            bound = where
         else:
             host, _, port = where.rpartition(":")
             server = await loop.create_server(connected, host.strip("[]"), int(port), backlog=BACKLOG)
+            name = server.sockets[0].getsockname()
+            bound = f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
+        self.listening = f"{self.listening} {bound}".lstrip()
         self._servers.append(server)
 
     async def stop(self) -> None:
@@ -86,6 +91,7 @@ class EmailReceiver:
         for server in self._servers:
             server.close()
         self._servers.clear()
+        self.listening = ""
         for session in list(self._sessions):
             if not session.busy:
                 session.part("421 4.3.2 the broker is stopping; come again in a moment")

@@ -29,7 +29,7 @@ async def ready(desk: Desk, path: str = "/health/ready") -> tuple[int, dict]:  #
 async def test_ready_shows_every_check_to_the_operator(desk: Desk) -> None:
     status, told = await ready(desk)
     assert (status, told["status"], told["insecure"]) == (200, "ready", False)
-    assert set(told["checks"]) == {"store", "listeners", "directory", "draining"}
+    assert set(told["checks"]) == {"store", "listeners", "channels", "directory", "draining"}
     assert told["checks"]["store"]["free"] >= told["checks"]["store"]["min_free"]
 
 
@@ -46,6 +46,20 @@ async def test_a_full_disk_is_not_ready_and_still_alive(desk: Desk) -> None:
         assert (await ready(desk, "/health/live"))[0] == 200
     with patch.object(desk.store, "free", side_effect=OSError(5, "Input/output error")):
         assert (await ready(desk))[0] == 503
+
+
+async def test_channel_whose_server_is_away_is_told_and_does_not_make_it_unready(desk: Desk) -> None:
+    app = web.Application()
+    health = Health(
+        here=desk.here, store=desk.store, intake=desk.intake, directory=desk.directory, insecure=False,
+        listening=desk.listening, troubles=lambda: {"amqp": "fhir.in: connection refused"},
+    )  # fmt: skip
+    add_health(app, health, aliases=True)
+    async with TestClient(TestServer(app)) as client:
+        answer = await client.get("/health/ready")
+        told = await answer.json()
+    assert answer.status == 200
+    assert told["checks"]["channels"] == {"ok": True, "troubles": {"amqp": "fhir.in: connection refused"}}
 
 
 async def test_draining_and_starting_are_not_ready(desk: Desk) -> None:
@@ -69,7 +83,7 @@ async def test_partners_see_yes_and_no_only(desk: Desk) -> None:
         told = await (await client.get("/health/ready")).json()
         assert told == {
             "status": "ready", "insecure": True,
-            "checks": {"store": True, "listeners": True, "directory": True, "draining": True},
+            "checks": {"store": True, "listeners": True, "channels": True, "directory": True, "draining": True},
         }  # fmt: skip
         assert (await client.get("/readyz")).status == 404
 

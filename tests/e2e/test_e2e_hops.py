@@ -354,8 +354,11 @@ async def test_order_is_kept_over_two_hops_with_failures_and_crashes(
 
     south.answer = answer
     config = {
-        "defaults": {"order": "source", "sync": {"expects": "nothing"}, "retry": {"first": "50ms", "max": "100ms"}}
-    }
+        "defaults": {
+            "order": "source", "sync": {"expects": "nothing"}, "retry": {"first": "50ms", "max": "100ms"},
+            "lane": {"probe": "500ms"},
+        }
+    }  # fmt: skip
     way = await chain(daemon, receivers={SOUTH: south.url}, config=config)
 
     async def feed() -> None:

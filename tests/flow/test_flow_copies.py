@@ -220,6 +220,20 @@ async def test_copy_that_does_not_wait_hears_the_refusal_that_its_first_may_have
     assert len(post.script.sent) == 1
 
 
+async def test_copy_of_a_hop_does_not_hear_the_refusal_that_the_source_was_told_of(post: Post) -> None:
+    """It would report it once more; the source itself may ask as often as it likes."""
+    post.script.says("test://a/in", refusal())
+    before = Envelope(via=("urn:oid:2.999.7",))
+    assert (await post.send(message(), asynchronous=True, envelope=before)).kind is AnswerKind.ACCEPTED
+    await post.rest()
+    assert len(await post.reports()) == 1
+    assert (await post.send(message(), asynchronous=True, envelope=before)).kind is AnswerKind.ACCEPTED
+    assert (await post.send(message(), asynchronous=True)).kind is AnswerKind.REFUSED
+    await post.rest()
+    assert len(await post.reports()) == 1
+    assert len(post.script.sent) == 1
+
+
 async def test_copy_that_does_not_wait_hears_of_the_destination_that_refused(opened: Opened) -> None:
     post = await opened(endpoints={A: "test://gate/a", B: "test://gate/b", SENDER: "mailbox:"})
     post.script.says("test://gate/a", refusal())

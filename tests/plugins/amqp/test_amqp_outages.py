@@ -91,8 +91,14 @@ async def test_consumer_goes_on_by_itself_after_the_node_was_down(own: RabbitNod
     receiver = AmqpReceiver(AmqpSettings(url=own.url, consume=(Consume(queue=queue, prefetch=5),)), host)  # type: ignore[arg-type]
     await receiver.start()
     await host.until(50)
+    assert receiver.trouble == ""
+    told: list[str] = []
+    looking = asyncio.create_task(until(lambda: bool(told.append(receiver.trouble) or told[-1]), within=60))
     await restart(own, how)
+    await looking
+    assert told[-1].startswith(f"{queue}: ")
     await until(lambda: len({arrival.body for arrival in host.arrivals}) == 500, within=60)
+    assert receiver.trouble == ""
     await receiver.stop()
     if how is signal.SIGTERM:  # a server that is killed forgets acknowledgements that it had not written yet
         assert len(host.arrivals) <= 500 + 5 + 5  # in hand, or acknowledged in a frame that did not arrive

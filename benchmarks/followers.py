@@ -14,6 +14,8 @@ import os
 import resource
 import statistics
 import time
+from collections.abc import Iterator
+from itertools import repeat
 from typing import Any, cast
 
 import psutil
@@ -40,15 +42,20 @@ def masked(opcode: int, payload: bytes) -> bytes:
 
 
 class Clients:
-    """All of them: how many are there, and how many frames have come."""
+    """All of them: how many are there, and how many frames have come.
 
-    def __init__(self, follow: str) -> None:
-        protocol = f"Sec-WebSocket-Protocol: {SUBPROTOCOL}\r\n" if follow else ""
+    Each connects to a path, says a text of its own and counts once it is answered; without a text, it counts at once.
+    """
+
+    def __init__(
+        self, texts: Iterator[bytes] | None, *, answer: bytes = b"", path: str = "/", protocol: str = ""
+    ) -> None:
+        offered = f"Sec-WebSocket-Protocol: {protocol}\r\n" if protocol else ""
         self.hello = (
-            "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            f"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n{protocol}\r\n"
+            f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n{offered}\r\n"
         ).encode()
-        self.follow = masked(TEXT, json.dumps({"type": "follow", "endpoint": follow}).encode()) if follow else b""
+        self.texts, self.answer = texts, answer
         self.ready, self.frames, self.want, self.lost = 0, 0, 0, 0
         self.changed = asyncio.Event()
 
@@ -79,7 +86,7 @@ class Client(asyncio.Protocol):
     __slots__ = ("all", "rest", "state", "transport")
 
     def __init__(self, all: Clients) -> None:
-        self.all, self.rest, self.state = all, b"", 0  # 0: shaking hands, 1: asked to follow, 2: counts
+        self.all, self.rest, self.state = all, b"", 0  # 0: shaking hands, 1: has said its text, 2: counts
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
@@ -99,9 +106,9 @@ class Client(asyncio.Protocol):
                 return
             if b" 101 " not in head[:20]:
                 raise SystemExit(f"no handshake: {head[:200]!r}")
-            if self.all.follow:
+            if self.all.texts is not None:
                 self.state = 1
-                self.transport.write(self.all.follow)
+                self.transport.write(masked(TEXT, next(self.all.texts)))
             else:
                 self._counts()
         at, size = 0, len(data)
@@ -122,7 +129,7 @@ class Client(asyncio.Protocol):
             if self.state == 2:
                 self.all.came()
             else:
-                assert b'"following"' in payload, payload
+                assert self.all.answer in payload, payload
                 self._counts()
         elif opcode == PING:
             self.transport.write(masked(PONG, payload))
@@ -158,7 +165,10 @@ class Control:
 
 async def main(options: argparse.Namespace) -> dict[str, Any]:
     server = psutil.Process(options.pid)
-    clients = Clients(MAILBOX if options.broker else "")
+    clients = Clients(None)
+    if options.broker:
+        follow = json.dumps({"type": "follow", "endpoint": MAILBOX}).encode()
+        clients = Clients(repeat(follow), answer=b'"following"', protocol=SUBPROTOCOL)
     loop, count = asyncio.get_running_loop(), options.clients
     path, protocols = ("/", [SUBPROTOCOL]) if options.broker else ("/control", None)
     url = f"ws://127.0.0.1:{options.port}{path}"

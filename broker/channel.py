@@ -106,6 +106,7 @@ class Arrival(msgspec.Struct, frozen=True, kw_only=True):
     headers: tuple[tuple[str, str], ...] = ()  # transport headers, names in lower case; secrets left out
     reference: str | None = None  # the id by which its sender knows it on this channel: a Message-ID, a correlation id
     hold: Hold | None = None  # of a body that came in pieces; the flow lets it go
+    event: bool = False  # it came as a CloudEvent, whose data may be anything (C-63); otherwise it must be a message
 
 
 class Manner(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,6 +135,7 @@ class Transmission(msgspec.Struct, frozen=True, kw_only=True):
     listens_on: bool = False  # the caller asked to wait for the response message: a plain acknowledgement is not enough
     attempt: int = 1
     in_reply_to: str | None = None  # of a response or report: the `reference` that its request came with
+    event: bool = False  # the data of a CloudEvent, and no FHIR message
     manner: Manner | None = None  # of a notification: nothing is added to what it says
 
 

@@ -227,7 +227,8 @@ def _format_sent(request: Asking) -> tuple[Format, Release | None]:
     return sent.format, None
 
 
-def _format_for_refusal(request: Asking) -> tuple[Format, Release | None]:
+def wanted_or_sent(request: Asking) -> tuple[Format, Release | None]:
+    """For answers that come whatever the caller can read: refusals, receipts of events."""
     try:
         return wanted(request)
     except Refusal:
@@ -250,7 +251,7 @@ def outcome_reply(
     headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
 ) -> Reply:
     """An OperationOutcome of these problems, in the caller's format."""
-    format, asked = _format_for_refusal(request)
+    format, asked = wanted_or_sent(request)
     release = asked or pinned_release(request)
     here = request.app[ENDPOINT]
     told = [problem if problem.at else msgspec.structs.replace(problem, at=here) for problem in problems]

@@ -171,7 +171,8 @@ class System:
     @asynccontextmanager
     async def listening(self, port: int) -> AsyncIterator[System]:
         app = web.Application(client_max_size=64 << 20)
-        app.router.add_post("/fhir/$process-message", self._handle)
+        for path in ("/fhir/$process-message", "/hook"):
+            app.router.add_post(path, self._handle)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         try:

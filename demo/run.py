@@ -25,9 +25,10 @@ from parties import (
     takes_now_and_answers_later,
 )
 from show import Show
+from subscribers import subscribers
 
 HERE = Path(__file__).parent
-NAMES = ("HERE", "HERE_ADMIN", "NEXT", "NEXT_ADMIN", "ACME", "REGISTRY", "LAB", "CLINIC", "REFUSER")
+NAMES = ("HERE", "HERE_ADMIN", "NEXT", "NEXT_ADMIN", "ACME", "REGISTRY", "LAB", "CLINIC", "REFUSER", "SOCKET", "HOOK")
 PATIENCE = 30.0  # seconds for anything that must happen
 RECORDS = "nightingaleproject__vital_records_fhir_messaging_ig"
 REFUSAL = {
@@ -50,6 +51,7 @@ class Stage:
         self.client, self.show = client, show
         ports = {f"{name}_PORT": port for name, port in zip(NAMES, free_ports(len(NAMES)), strict=True)}
         self.ports = ports
+        (folder / "topics.yaml").write_bytes((HERE / "topics.yaml").read_bytes())
         self.here = Daemon(HERE / "broker.yaml", folder, ports, "here")
         self.next = Daemon(HERE / "next.yaml", folder, ports, "next")
         self.tasks: set[asyncio.Task[Any]] = set()
@@ -246,7 +248,7 @@ async def bounce(stage: Stage) -> None:
     await stage.trace(stage.here, id)
 
 
-SCENES = (question, later, mailbox, two_brokers, heals, bounce)
+SCENES = (question, later, mailbox, two_brokers, heals, bounce, subscribers)
 
 
 async def demonstrate(show: Show, folder: Path) -> int:

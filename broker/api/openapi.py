@@ -63,7 +63,7 @@ _LINE = {
     "destinations": _list(_TEXT),
     "bytes": _NUMBER,
     "media_type": _TEXT,
-    "fhir": _TEXT,
+    "fhir": _TEXT0,
     "bundle_id": _TEXT0,
     "message_id": _TEXT0,
 }
@@ -122,7 +122,8 @@ _SCHEMAS: dict[str, Schema] = {
     "Message": _object(
         {
             **_LINE,
-            "format": _TEXT, "bundle_identifier": _TEXT0, "timestamp": _TEXT0, "response": {"type": ["object", "null"]},
+            "format": _TEXT0, "bundle_identifier": _TEXT0, "timestamp": _TEXT0,
+            "response": {"type": ["object", "null"]},
             "digest": _TEXT, "body_kept": _YES, "received": _TIME, "channel": _TEXT, "peer": _TEXT, "party": _TEXT0,
             "way_in": _TEXT0, "response_url": _TEXT0, "correlation": _TEXT0, "via": _list(_TEXT), "expirytime": _TIME0,
             "traceparent": _TEXT0,

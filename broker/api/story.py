@@ -87,7 +87,7 @@ def line(stored: Stored, ids: MessageIds) -> Told:
         "destinations": [one.endpoint for one in message.header.destinations if one.endpoint],
         "bytes": message.size,
         "media_type": message.media_type,
-        "fhir": message.header.release.value,
+        "fhir": None if message.header.opaque else message.header.release.value,
         "bundle_id": message.header.bundle_id,
         "message_id": message.header.message_id,
     }
@@ -97,7 +97,7 @@ def _message(stored: Stored, ids: MessageIds) -> Told:
     message, header, envelope = stored.message, stored.message.header, stored.message.envelope
     return {
         **line(stored, ids),
-        "format": header.format.value,
+        "format": None if header.opaque else header.format.value,
         "bundle_identifier": str(header.bundle_identifier) if header.bundle_identifier else None,
         "timestamp": header.timestamp,
         "response": {"identifier": str(header.response.identifier), "code": header.response.code}

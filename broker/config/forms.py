@@ -78,7 +78,10 @@ class Retention(Form):
     identity: Span = Field(
         default=timedelta(days=90), description="What recognises a copy. Not shorter than the longest `retry.give_up`."
     )
-    trace: Span = Field(default=timedelta(days=400), description="What happened to a message, and when.")
+    trace: Span = Field(
+        default=timedelta(days=400),
+        description="What happened to a message, and when; with it the events that subscriptions heard of.",
+    )
 
 
 class Store(Form):

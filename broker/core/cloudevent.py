@@ -1,4 +1,4 @@
-"""CloudEvents in structured mode, JSON: one event with its data inside (C-19…C-22); what we write has `data_base64`."""
+"""CloudEvents in JSON, one or a batch, with their data inside (C-4, C-5, C-19); what we write has `data_base64`."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from broker.core.envelope import Envelope
 from broker.core.outcome import BadRequest
 
 MEDIA_TYPE = "application/cloudevents+json"
+BATCH_MEDIA_TYPE = "application/cloudevents-batch+json"
 DEFAULT_DATA = "application/json"  # of an event that does not say what its data is
 NUMBERS = frozenset({"timeleft", "priority"})  # the Integers among what we write
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_EVENTS = msgspec.json.Decoder(list[msgspec.Raw])
 _SCALAR = msgspec.json.Decoder(str | int | bool | None)
 _READ = json.JSONDecoder()
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -28,17 +30,22 @@ _TEXT = msgspec.json.Decoder(str)
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
     envelope: Envelope
-    body: bytes  # the data, as its sender wrote it
-    media_type: str
+    body: bytes  # the data, as its sender wrote it; empty where there is none
+    media_type: str  # empty where there is no data, and the event does not say what it would be
 
 
 def write_event(envelope: Envelope, body: bytes, media_type: str) -> bytes:
-    """The event in structured mode, its data in base64: so no JSON writer on the way can change a byte."""
+    """The event in structured mode, its data in base64: so no JSON writer on the way can change a byte.
+
+    An event without data (a thin one) stays without it.
+    """
     members: dict[str, str | int] = {}
     for name, value in to_attributes(envelope).items():
         members[name] = int(value) if name in NUMBERS else value
-    members["datacontenttype"] = media_type
-    members["data_base64"] = base64.b64encode(body).decode()
+    if media_type:
+        members["datacontenttype"] = media_type
+    if body:
+        members["data_base64"] = base64.b64encode(body).decode()
     return orjson.dumps(members)
 
 
@@ -55,12 +62,41 @@ def read_event(text: bytes) -> Event:
     for name in REQUIRED:
         if not found.get(name):
             raise _refused(name, "is required and must not be empty (C-1)")
-    media_type = found.pop("datacontenttype", "") or DEFAULT_DATA
-    body = _data(members, media_type)
+    written = found.pop("datacontenttype", "")
+    body = _data(members, written or DEFAULT_DATA)
+    media_type = written if body is None else written or DEFAULT_DATA
     try:
-        return Event(envelope=from_attributes(found), body=body, media_type=media_type)
+        return Event(envelope=from_attributes(found), body=body or b"", media_type=media_type)
     except BadAttribute as bad:
         raise _refused(bad.name, str(bad)) from None
+
+
+def read_batch(text: bytes) -> list[bytes]:
+    """The events of a batch, each as it stands, for `read_event`. Raises `BadRequest`."""
+    try:
+        return [bytes(raw) for raw in _EVENTS.decode(text)]
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        try:
+            return list(_read_items(text.decode()))
+        except (ValueError, IndexError, RecursionError) as error:
+            raise BadRequest(f"the batch is not a JSON array: {error}", id="bad-event", expression="$") from None
+
+
+def _read_items(text: str) -> Iterator[bytes]:
+    """For what msgspec does not read, as `_read_members` is."""
+    at = _SPACE.match(text, 0).end()  # type: ignore[union-attr]
+    if text[at] != "[":
+        raise ValueError("it begins otherwise")
+    between = "["
+    while text[at] == between:
+        at = _SPACE.match(text, at + 1).end()  # type: ignore[union-attr]
+        if between == "[" and text[at] == "]":
+            break
+        _, end = _READ.raw_decode(text, at)
+        yield text[at:end].encode()
+        between, at = ",", _SPACE.match(text, end).end()  # type: ignore[union-attr]
+    if text[at] != "]" or text[at + 1 :].strip(" \t\r\n"):
+        raise ValueError(f"it does not end at character {at}")
 
 
 def _members(text: bytes) -> dict[str, bytes]:
@@ -106,8 +142,11 @@ def _attribute(name: str, raw: bytes) -> str | None:
     return None if value is None else str(value)
 
 
-def _data(members: dict[str, bytes], media_type: str) -> bytes:
+def _data(members: dict[str, bytes], media_type: str) -> bytes | None:
+    """The bytes of the data; None where the event has none. `null` is data where data is JSON (C-5)."""
     raw, encoded = members.get("data"), members.get("data_base64")
+    if encoded == b"null":
+        encoded = None
     if raw is not None and encoded is not None:
         raise _refused("data_base64", "stands beside data: one event has one of them (C-4)")
     if encoded is not None:
@@ -115,10 +154,10 @@ def _data(members: dict[str, bytes], media_type: str) -> bytes:
             return base64.b64decode(_TEXT.decode(encoded), validate=True)
         except (msgspec.DecodeError, binascii.Error, ValueError):
             raise _refused("data_base64", "is not base64") from None
-    if raw is None or raw == b"null":
-        raise _refused("data", "is missing: an event is carried for the message in it")
-    if is_json(media_type):
+    if raw is None or is_json(media_type):
         return raw
+    if raw == b"null":
+        return None
     try:
         return _TEXT.decode(raw).encode()
     except (msgspec.DecodeError, UnicodeError):

@@ -25,5 +25,10 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     tracestate: str | None = None
     more: tuple[tuple[str, str], ...] = ()  # extensions that are not ours, carried on as they came
 
+    @property
+    def is_event(self) -> bool:
+        """Whether it has what every CloudEvent has (C-18)."""
+        return self.id is not None and self.source is not None and self.type is not None
+
 
 EMPTY = Envelope()

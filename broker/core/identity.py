@@ -23,6 +23,8 @@ def identity(header: Header, body_sha256: bytes) -> Identity:
     Where it is an id by which a response may quote the message, the key is that very form: one entry of the store then
     serves both. An identifier always has its `|`, so that it never meets a Bundle.id.
     """
+    if header.opaque:  # source and id are the identity of an event; its id may equal that of a Bundle (C-62)
+        return Identity(key=f"event:{header.message_id}", message_id=header.message_id)
     if header.release.identifies_by_bundle_identifier:
         if header.bundle_identifier is not None:
             identifier = header.bundle_identifier

@@ -30,7 +30,7 @@ _HINTS = 3  # searches for a similar name per message: they cost a hundred times
 class Question(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A message as routing sees it."""
 
-    header: Header | None = None  # None: the data of a CloudEvent that is not FHIR
+    header: Header | None = None  # None: the data of a CloudEvent that is no FHIR message
     destinations: tuple[str, ...] = ()  # those asked for, as written; empty: none named
     source: str | None = None
     party: str | None = None
@@ -176,7 +176,8 @@ class _Deciding:
         if done is not None:
             return (done,)
         policy = rule.policy if rule else self._defaults
-        return (Decision(destination=None, rule=rule, policy=policy, problem=_no_destination(rule)),)
+        problem = _no_destination(rule, is_event=self._question.header is None)
+        return (Decision(destination=None, rule=rule, policy=policy, problem=problem),)
 
     def _directed(self, name: str, rule: Rule | None, *, named: bool) -> Decision:
         """For one destination; `named` by the message, otherwise by the rule's `to`."""
@@ -247,6 +248,8 @@ class _Deciding:
 
     def _expression(self, name: str | None, *, named: bool) -> tuple[str, ...]:
         """Which destination of the header this is; nothing for one that only the envelope or a rule names."""
+        if named and self._question.header is None:
+            return ("destination",)  # of the event
         places = self._named_at(name) if named and name is not None else ()
         return (f"{_HEADER}.destination[{places[0]}].endpoint",) if places else ()
 
@@ -293,18 +296,19 @@ def _refused(rule: Rule, expression: tuple[str, ...]) -> Problem:
     )
 
 
-def _no_destination(rule: Rule | None) -> Problem:
+def _no_destination(rule: Rule | None, *, is_event: bool) -> Problem:
+    what, element = ("event", "destination") if is_event else ("message", "MessageHeader.destination.endpoint")
     if rule is None:
-        why = "and no rule of this broker says where such a message goes"
+        why = f"and no rule of this broker says where such {'an event' if is_event else 'a message'} goes"
     else:
         why = f"and the rule that matches it ({rule.name!r}) says neither `to` nor `address`"
     return Problem(
         code="not-found",
         id="no-destination",
-        text=f"the message names no destination, {why}; name one in MessageHeader.destination.endpoint, "
+        text=f"the {what} names no destination, {why}; name one in {element}, "
         "or have the operator add a rule with `to`",
         who=Who.SENDER,
-        expression=(f"{_HEADER}.destination",),
+        expression=("destination" if is_event else f"{_HEADER}.destination",),
     )
 
 

@@ -127,7 +127,7 @@ class Accepting:
     def _route(self, letter: Letter, now: datetime) -> Route:
         arrival, message = letter.arrival, letter.message
         question = Question(
-            header=letter.header,
+            header=None if letter.header.opaque else letter.header,
             destinations=letter.destinations,
             source=message.source,
             party=message.party,

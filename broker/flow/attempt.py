@@ -58,6 +58,7 @@ def transmission(
         listens_on=listens_on,
         attempt=first.attempts + 1,
         in_reply_to=message.in_reply_to,
+        event=message.header.opaque,
     )
 
 

@@ -127,8 +127,12 @@ class Carrying:
     ) -> tuple[str | None, str]:
         if delivery.fixed or not delivery.destination:
             return delivery.address or None, "it has no address"
+        opaque, header = message.header.opaque, message.header
         found = directory.resolve(
-            delivery.destination, release=message.header.release, format=message.header.format, now=now
+            delivery.destination,
+            release=None if opaque else header.release,
+            format=None if opaque else header.format,
+            now=now,
         )
         if found.state is not Standing.USE or not found.addresses:
             if message.fate is not Fate.MESSAGE and delivery.address:
@@ -167,8 +171,12 @@ class Carrying:
         """The address that is its turn after a failure, of those that have several of which one is enough."""
         if delivery.fixed or not delivery.destination:
             return ""
+        opaque, header = message.header.opaque, message.header
         found = self._directory().resolve(
-            delivery.destination, release=message.header.release, format=message.header.format, now=now
+            delivery.destination,
+            release=None if opaque else header.release,
+            format=None if opaque else header.format,
+            now=now,
         )
         if found.state is not Standing.USE or not found.first or len(found.addresses) < 2:
             return ""

@@ -6,6 +6,7 @@ import asyncio
 from datetime import datetime
 
 from broker.core.addressing import name_key
+from broker.core.fhir.header import Header
 from broker.core.fhir.same import same_content
 from broker.core.identity import identity
 from broker.core.message import digest_bytes
@@ -30,6 +31,8 @@ class Copies:
             return None
         if first.message.digest == letter.message.digest:
             return EXACT
+        if letter.header.opaque:  # nobody here knows what its bytes mean, nor whether others mean the same
+            return None
         if letter.header.release.identifies_by_bundle_identifier:
             return _differs("Bundle.identifier alone is the identity", letter, first)
         if first.message.header.message_id != letter.header.message_id:
@@ -71,13 +74,19 @@ class Copies:
         return Conflict(
             f"these ids belong to another message (ours: {message_id}): its digest is {theirs}, the digest of"
             f" this one is {letter.message.digest}; give a new message new ids, resend an old one unchanged",
-            expression="Bundle.identifier" if letter.header.release.identifies_by_bundle_identifier else "Bundle.id",
+            expression=_identity_of(letter.header),
         )
 
     async def remember(self, letter: Letter, position: int, note: Problem, at: datetime) -> None:
         """The copy is a line in the story of the first."""
         text = note.text or "the same bytes"
         await self._store.note(position, Note(at=at, what="copy", who=letter.arrival.peer.address, text=text))
+
+
+def _identity_of(header: Header) -> str:
+    if header.opaque:
+        return "id"
+    return "Bundle.identifier" if header.release.identifies_by_bundle_identifier else "Bundle.id"
 
 
 def _differs(why: str, letter: Letter, first: Stored) -> Problem:

@@ -40,10 +40,12 @@ class Letter(msgspec.Struct, frozen=True, kw_only=True):
 
 def opened_here(arrival: Arrival) -> tuple[Header, bytes]:
     """The header of what came, and the SHA-256 of its bytes; raises Refusal. What is large is opened `aside`."""
-    return read_header(arrival.body, media_type(arrival.media_type), url_release=arrival.release), _sha256(arrival.body)
+    return read_header(arrival.body, media_type(arrival.media_type), url_release=arrival.release), sha256_of(
+        arrival.body
+    )
 
 
-def _sha256(body: bytes) -> bytes:
+def sha256_of(body: bytes) -> bytes:
     """SHA-256 of a body of ordinary size.
 
     hashlib gives the interpreter up for pieces from 2 KiB on, and getting it back from the store's writer takes longer

@@ -24,6 +24,7 @@ from broker.core.outcome import (
 from broker.flow.accept import Accepting
 from broker.flow.aside import ASIDE, Aside
 from broker.flow.callers import Caller
+from broker.flow.event import opened_event
 from broker.flow.here import Here
 from broker.flow.intake import Intake
 from broker.flow.letter import Letter, message_of, opened_here
@@ -64,7 +65,10 @@ class Receiving:
             try:
                 if hold is not None:  # it came in pieces, and was counted while it came
                     intake.check_store()
-                header, sha256 = opened_here(arrival) if size <= ASIDE else await self._aside.opened(arrival)
+                if arrival.event:
+                    header, sha256 = await opened_event(arrival, self._aside)
+                else:
+                    header, sha256 = opened_here(arrival) if size <= ASIDE else await self._aside.opened(arrival)
                 trusted = self._here.steers(arrival.peer.party)
                 self._admit(arrival, trusted=trusted)
                 taken = await self._accepting.take(self._letter(arrival, header, sha256, trusted=trusted))

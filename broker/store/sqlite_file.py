@@ -60,8 +60,9 @@ def _keep_private(path: Path, bodies: Path) -> None:
 
     SQLite gives its other files the mode that this one has when it makes them.
     """
-    # before SQLite opens it: closing any descriptor later would drop its locks
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    # only a new one is opened: closing any descriptor of the database would drop SQLite's own locks
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     for each in (path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm"), bodies):
         with suppress(FileNotFoundError):
             mode = stat.S_IMODE(each.stat().st_mode)

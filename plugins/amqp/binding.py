@@ -31,6 +31,7 @@ STEERING = frozenset(
 )  # RabbitMQ's sender-selected distribution: a subscriber is told at its endpoint only
 PLAIN_ENCODINGS = frozenset({"", "identity", "utf-8", "utf8", "8bit", "binary"})  # some clients write the charset here
 _JSON, _XML = "application/fhir+json", "application/fhir+xml"
+_UNTYPED = "application/octet-stream"
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -59,7 +60,7 @@ class Writing:
             headers = self._headers(envelope)
         correlation = transmission.in_reply_to or envelope.correlationid or message_id
         properties = Basic.Properties(
-            content_type=content_type if fits(content_type) else None,
+            content_type=content_type if content_type and fits(content_type) else None,
             headers=headers or None,
             delivery_mode=PERSISTENT,
             priority=_priority(envelope.priority),
@@ -117,6 +118,7 @@ class Read(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes
     media_type: str
     headers: tuple[tuple[str, str], ...]  # for rules and traces, names in lower case
+    event: bool = False  # it has what every CloudEvent has
 
 
 def read(properties: Basic.Properties, body: bytes, at: datetime) -> Read:
@@ -127,7 +129,7 @@ def read(properties: Basic.Properties, body: bytes, at: datetime) -> Read:
         raise Unsupported(
             "the message is packed (content_encoding); send it unpacked", expression="amqp.content_encoding"
         )
-    media_type = properties.content_type or _guess(body)
+    media_type = properties.content_type or ""
     essence = media_type.partition(";")[0].strip().lower()
     if essence.startswith(BATCH):
         raise Unsupported("a batch of events is not taken; send one event a message", expression="amqp.content_type")
@@ -137,12 +139,14 @@ def read(properties: Basic.Properties, body: bytes, at: datetime) -> Read:
         envelope, body, media_type = event.envelope, event.body, event.media_type
     else:
         envelope = _envelope(found)
+        media_type = media_type or _guess(body, is_event=envelope.is_event)
     return Read(
         properties=properties,
         envelope=_completed(envelope, properties, at),
         body=body,
         media_type=media_type,
         headers=headers,
+        event=envelope.is_event,
     )
 
 
@@ -155,8 +159,10 @@ def _check(properties: Basic.Properties) -> None:
         raise BadRequest("the name of a header is no UTF-8", id="bad-properties", expression="amqp.headers")
 
 
-def _guess(body: bytes) -> str:
+def _guess(body: bytes, *, is_event: bool) -> str:
     """Of a message that does not say what it is."""
+    if is_event and b"MessageHeader" not in body:
+        return _UNTYPED if body else ""
     return _XML if body.removeprefix(_BOM).lstrip()[:1] == b"<" else _JSON
 
 

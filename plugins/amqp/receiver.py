@@ -91,6 +91,7 @@ class AmqpReceiver:
             way_in=consume.queue,
             headers=_with_user(found.headers, properties.user_id),
             reference=properties.correlation_id or properties.message_id,
+            event=found.event,
         )
 
     def _reply_to(self, queue: str | None) -> str | None:

@@ -24,6 +24,7 @@ from broker.web import (
     pinned_release,
     preferences,
     wanted,
+    wanted_or_sent,
 )
 from plugins.http.digest import attribute_of, content_digest
 
@@ -35,10 +36,11 @@ PASSED_ON = frozenset({400, 403, 404, 409, 410, 412, 413, 415, 422, 451, 500, 50
 class Answering:
     """One caller, and how it wants to be answered; made before the message is taken, so that a 406 comes in time."""
 
-    def __init__(self, request: Asking, base_url: str) -> None:
+    def __init__(self, request: Asking, base_url: str, *, lenient: bool = False) -> None:
+        """`lenient`: a caller that asks for nothing we write is answered all the same."""
         self._request = request
         self._base_url = base_url
-        self._format, asked = wanted(request)
+        self._format, asked = wanted_or_sent(request) if lenient else wanted(request)
         self._named: Release | None = asked or pinned_release(request)
         self._release = self._named or request.app[DEFAULT_RELEASE]
         self._content_type = content_type_of(self._format, self._named)

@@ -1,4 +1,4 @@
-"""The ways in over HTTP: `$process-message` and `POST /Bundle` become arrivals, and answers become responses."""
+"""The ways in over HTTP: `$process-message`, `POST /Bundle` and events become arrivals, and answers responses."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from plugins.http.answers import Answering
 from plugins.http.asked import asked
 from plugins.http.binding import read_envelope, told
 from plugins.http.body import DEADLINE, check_attribute, check_claims, claims_of, read_body, too_large
+from plugins.http.events import Events
 from plugins.http.hook import Hook
 from plugins.http.settings import HttpSettings
 
@@ -38,6 +39,13 @@ class HttpReceiver:
         self._proxies = tuple(ip_network(network) for network in settings.behind_proxy)
         self._open = False
         app: web.Application = host.web
+        Events(
+            settings,
+            host,
+            check_open=self.check_open,
+            peer_of=lambda request: Peer(address=_peer_of(request, self._proxies)),
+            body_deadline=lambda: self.body_deadline,
+        )
         operation = Operation(self)
         add_fhir_route(app, "POST", f"/{OPERATION}", operation.ordinarily)
         # M-40: the operation is of the system; clients that put it on the resource mean the same.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -12,7 +12,10 @@ from urllib.parse import urlsplit
 import msgspec
 
 from broker.channel import Deferred, Delivered, Host, Manner, Refused, Transmission
+from broker.core.address_pattern import AddressPattern, AddressPatterns
 from broker.core.attributes import Remembered
+from broker.core.cloudevent import MEDIA_TYPE as STRUCTURED
+from broker.core.cloudevent import write_event
 from broker.core.envelope import Envelope
 from broker.core.fhir.header import Format
 from broker.core.fhir.media import media_type
@@ -41,6 +44,7 @@ NOT_LEFT = frozenset(
     }
 )
 
+DATAREF = "dataref"
 ADDRESS = "the directory or the rule that gives this address"
 SUBSCRIPTION = "the Subscription"
 
@@ -53,6 +57,11 @@ class HttpSender:
     def __init__(self, settings: HttpSettings, host: Host) -> None:
         self._own = tuple(_own_urls(host.base_url, settings.listen))
         self._user_agent = settings.user_agent
+        self._base_url = host.base_url
+        self._dataref_above = settings.dataref_above
+        self._dataref_to = _patterns(settings.dataref_to)
+        self._structured_to = _patterns(settings.structured_to)
+        self._shapes = bool(self._dataref_to or self._structured_to)
         self._client = Client(client_ca=settings.client_ca, may_be_here=host.may_be_here)
         self._target = lru_cache(maxsize=1024)(self._find_target)  # addresses are few, attempts are many
         self._begin = Remembered[str](self._begin_of)  # as are media types
@@ -62,7 +71,7 @@ class HttpSender:
         if transmission.manner is not None:
             return await self._notify(transmission, transmission.manner)
         try:
-            target = self._target(transmission.address, not transmission.caller_waits)
+            target = self._target(transmission.address, not (transmission.caller_waits or transmission.event))
         except ValueError as exc:
             return _unusable("unusable-address", str(exc))
         if target is None:
@@ -70,11 +79,16 @@ class HttpSender:
         envelope = transmission.envelope
         if envelope.digest is None:
             envelope = msgspec.structs.replace(envelope, digest=await attribute_of(transmission.body))
+        body = transmission.body
         try:
+            if transmission.event or self._shapes:
+                body, fields = self._event(transmission, envelope)
+            else:
+                fields = self._fields(transmission, envelope)
             response = await self._client.send(
                 target,
-                self._fields(transmission, envelope),
-                transmission.body,
+                fields,
+                body,
                 connect=transmission.connect,
                 answer=transmission.answer,
                 allowed=_worth_reading,
@@ -131,6 +145,34 @@ class HttpSender:
             return None
         return target_of(on_the_wire(address), method)
 
+    # --- events ---
+
+    def _event(self, transmission: Transmission, envelope: Envelope) -> tuple[bytes, str]:
+        """Body and header lines of what is an event, or becomes one: as its data, or without data in structured mode.
+
+        A webhook is sent no event of headers alone (C-25). Of what is too large for a receiver that says so, only where
+        it can be read goes out: the same bytes under the same id (`dataref`, C-6).
+        """
+        body, media_type, address = transmission.body, transmission.media_type, transmission.address
+        structured = not body or self._structured_to.match(address)
+        if 0 < self._dataref_above < len(body) and self._takes_dataref(address, envelope):
+            where = f"{self._base_url}/Bundle/{transmission.message_id}"
+            envelope = msgspec.structs.replace(envelope, digest=None, more=(*envelope.more, (DATAREF, where)))
+            body, structured = b"", True
+        if not (structured and envelope.is_event):
+            if not transmission.event:
+                return body, self._fields(transmission, envelope)
+            begin = fields_of(("Content-Type", media_type), ("User-Agent", self._user_agent))
+            return body, begin + write_envelope(envelope)
+        if envelope.timeleft is not None and not transmission.caller_waits:
+            envelope = msgspec.structs.replace(envelope, timeleft=None)  # absent = nobody waits
+        begin = fields_of(("Content-Type", f"{STRUCTURED}; charset=utf-8"), ("User-Agent", self._user_agent))
+        return write_event(envelope, body, media_type), begin
+
+    def _takes_dataref(self, address: str, envelope: Envelope) -> bool:
+        """Whether its operator said so; who put a `dataref` there knows better."""
+        return envelope.is_event and self._dataref_to.match(address) and all(n != DATAREF for n, _ in envelope.more)
+
     # --- the request ---
 
     def _find_target(self, address: str, asynchronous: bool) -> Target | None:
@@ -159,6 +201,10 @@ class HttpSender:
             ("Accept-Encoding", "identity"),
             ("User-Agent", self._user_agent),
         )
+
+
+def _patterns(written: Iterable[str]) -> AddressPatterns:
+    return AddressPatterns(AddressPattern.parse(pattern) for pattern in written)
 
 
 def _own_urls(base_url: str, listen: str) -> Iterator[str]:

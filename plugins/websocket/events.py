@@ -104,6 +104,7 @@ class Events:
                     asked=Asked(asynchronous=True),
                     reference=id,
                     hold=hold,
+                    event=True,
                 )
             )
         except Refusal as refusal:

@@ -65,6 +65,7 @@ def arrival(
     asked: Asked,
     reference: str | None = None,
     hold: Hold | None = None,
+    event: bool = False,
 ) -> Arrival:
     return Arrival(
         channel="websocket",
@@ -78,6 +79,7 @@ def arrival(
         headers=speaker.headers,
         reference=reference,
         hold=hold,
+        event=event,
     )
 
 
@@ -119,6 +121,7 @@ async def take(host: Host, speaker: Speaker, send: frames.Send, body: bytes, hol
                 asked=_asked(send),
                 reference=reference,
                 hold=hold,
+                event=envelope.is_event,
             )
         )
     except Refusal as refusal:

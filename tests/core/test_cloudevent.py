@@ -65,6 +65,46 @@ def test_both_readers_of_members_find_the_same(members: dict[str, object], inden
     assert cloudevent._members(text) == dict(cloudevent._read_members(text.decode()))
 
 
+@given(st.sampled_from(["", "application/json", "text/plain"]))
+def test_an_event_without_data_stays_without_it(media_type: str) -> None:
+    """C-50: a thin event; what its data would be is said all the same, where its sender said it."""
+    written = write_event(WHOLE, b"", media_type)
+    assert not {"data", "data_base64"} & json.loads(written).keys()
+    read = read_event(written)
+    assert (read.envelope, read.body, read.media_type) == (WHOLE, b"", media_type)
+
+
+def test_null_is_data_where_data_is_json_and_elsewhere_none() -> None:
+    """C-5, C-3."""
+    read = read_event(event(data=None))
+    assert (read.body, read.media_type) == (b"null", "application/json")
+    read = read_event(event(data=None, datacontenttype="text/plain"))
+    assert (read.body, read.media_type) == (b"", "text/plain")
+    read = read_event(event(data_base64=None))
+    assert (read.body, read.media_type) == (b"", "")
+
+
+@given(st.lists(st.dictionaries(st.text(max_size=5), st.text()), max_size=5), st.sampled_from([None, 1, "\t\r"]))
+def test_a_batch_is_cut_into_its_events(events: list[dict[str, str]], indent: int | str | None) -> None:
+    """C-19: it may be empty; each event is the bytes that stood there, whichever reader found it."""
+    text = json.dumps(events, indent=indent, ensure_ascii=False).encode("utf-8", "replace")
+    found = cloudevent.read_batch(text)
+    assert [json.loads(one) for one in found] == json.loads(text)
+    assert list(cloudevent._read_items(text.decode())) == found
+    assert all(one in text for one in found)
+
+
+def test_a_batch_with_half_a_surrogate_pair_is_cut_all_the_same() -> None:
+    assert cloudevent.read_batch(b'[{"a":"\\ud800"} , 1 ]') == [b'{"a":"\\ud800"}', b"1"]
+
+
+@pytest.mark.parametrize("text", [b"", b"{}", b"[", b'["\\ud800",]', b'{"a":"\\ud800"}', b'["\\ud800"] x', b"\xff"])
+def test_what_is_no_array_is_no_batch(text: bytes) -> None:
+    with pytest.raises(BadRequest) as refused:
+        cloudevent.read_batch(text)
+    assert refused.value.problem.id == "bad-event"
+
+
 def test_data_of_another_kind_is_the_text_of_its_string() -> None:
     read = read_event(event(data="<Bundle>\u00e6\r\n</Bundle>", datacontenttype="application/fhir+xml"))
     assert read.body == "<Bundle>æ\r\n</Bundle>".encode()
@@ -97,8 +137,6 @@ def test_attributes_may_be_booleans_and_numbers_and_null_is_none() -> None:
         (event(data={}, data_base64="e30="), "data_base64"),
         (event(data_base64="e3*0="), "data_base64"),
         (event(data_base64=7), "data_base64"),
-        (event(), "data"),
-        (event(data=None), "data"),
         (event(data={"a": 1}, datacontenttype="text/plain"), "data"),
         (event(data="\ud800", datacontenttype="text/plain"), "data"),
         (event(data={}, id=""), "id"),

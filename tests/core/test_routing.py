@@ -182,9 +182,17 @@ def test_a_destination_that_only_the_envelope_names_has_no_element() -> None:
     problem = only(question("unknown", header=header(None, "other"))).problem
     assert problem is not None
     assert problem.expression == ()
+
+
+def test_a_destination_of_an_event_is_its_attribute() -> None:
+    """C-63: there is no header that could name it."""
     problem = only(question("unknown", header=None)).problem
     assert problem is not None
-    assert problem.expression == ()
+    assert problem.expression == ("destination",)
+    problem = only(question(header=None)).problem
+    assert problem is not None
+    assert (problem.id, problem.expression) == ("no-destination", ("destination",))
+    assert problem.text.startswith("the event names no destination")
 
 
 def test_a_known_destination_without_address_is_told_apart_from_an_unknown_one() -> None:

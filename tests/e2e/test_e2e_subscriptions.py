@@ -148,10 +148,6 @@ async def test_one_and_the_same_subscriber_reads_the_notifications_of_every_chan
     far_allow = [f"http://127.0.0.1:{beyond.port}/*"]
     far = await daemon({**serving(tmp_path, RELAYED, allow=far_allow), "broker": {"endpoint": "urn:oid:2.999.5"}})
     far_url = f"{far.base}/$process-message"
-    await far.end()
-    far.config["directory"]["endpoints"][far_url] = "mailbox:"  # what is meant for this broker itself lies there
-    far.write()
-    await far.start()
 
     async with mailbox(ways["email"]) as ward:
         with postfix(tmp_path / "postfix", {"ward.example": f"smtp:[127.0.0.1]:{ward}"}) as smarthost:

@@ -259,6 +259,7 @@ class Post:
         envelope: Envelope = EMPTY,
         party: str | None = None,
         media_type: str = "application/fhir+json",
+        event: bool = False,
     ) -> Answer:
         asked = Asked(
             asynchronous=asynchronous,
@@ -269,7 +270,7 @@ class Post:
         return await self.receiving(
             Arrival(
                 channel="test", peer=Peer(address="127.0.0.1:9", party=party), body=body, media_type=media_type,
-                at=self.now, asked=asked, envelope=envelope, reference=reference,
+                at=self.now, asked=asked, envelope=envelope, reference=reference, event=event,
             )
         )  # fmt: skip
 

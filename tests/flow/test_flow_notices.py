@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
-from flow_post import refusal
-from flow_subscribers import HOOK, Subscribing, subscription
+from flow_post import START, refusal
+from flow_subscribers import HOOK, SubscribedPost, Subscribing, subscription
 
 from broker.channel import Deferred
 from broker.core.subscription.life import Happening
@@ -173,3 +174,44 @@ async def test_a_heartbeat_that_fails_gives_way_to_an_event(subscribing: Subscri
     await post.rest()
     assert [one["type"] for one in post.told()] == ["heartbeat", "event-notification"]
     assert not post.row(row).life.has_gap
+
+
+async def test_of_a_gap_the_first_stays_among_the_dead_letters_and_heartbeats_never_do(
+    subscribing: Subscribing,
+) -> None:
+    post = await subscribing()
+    row = await post.subscribes(subscription(heartbeat=timedelta(seconds=60)), active=True)
+    post.script.says(HOOK, refusal())
+    for number in range(1, 4):
+        await post.happens(number, row.key)
+        await post.rest()
+    for _ in range(3):
+        await post.later(seconds=60)
+    assert [one["type"] for one in post.told()] == ["event-notification"] * 3 + ["heartbeat"] * 3
+    dead = await post.store.dead(100, 0)
+    assert [one.delivery.position for one in dead] == [2]
+    assert post.row(row).sent == 3
+
+
+class _Ticking(SubscribedPost):
+    """Its clock goes on each time that somebody looks at it, as real ones do."""
+
+    _at = START
+
+    @property
+    def now(self) -> datetime:  # type: ignore[override]
+        self._at += timedelta(microseconds=1)
+        return self._at
+
+    @now.setter
+    def now(self, at: datetime) -> None:
+        self._at = at
+
+
+async def test_an_event_is_told_at_once_on_a_clock_that_does_not_stand_still(tmp_path: Path) -> None:
+    post = await _Ticking(tmp_path / "ticking.db").start()
+    row = await post.subscribes(active=True)
+    await post.happens(1, row.key)
+    await post.rest()
+    assert post.numbers() == [1]
+    await post.stop()

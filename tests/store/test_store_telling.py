@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
+import stat
 from collections.abc import Callable
 from contextlib import closing
 from datetime import timedelta
@@ -373,3 +375,36 @@ async def test_newest_is_where_the_log_ends_also_with_messages_of_ours(store: Sq
     ours = await store.accept(notification())
     assert isinstance(ours, Kept)
     assert await store.newest() == ours.position > kept.position
+
+
+# -- who may read the file
+
+
+def modes(folder: Path) -> dict[str, int]:
+    return {entry.name: stat.S_IMODE(entry.stat().st_mode) for entry in folder.iterdir()}
+
+
+async def test_store_is_made_for_its_owner_only(open_store: Open, tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        store = open_store()
+        await kept(store, "b1", body=bytes(LARGE + 1))
+    finally:
+        os.umask(before)
+    made = modes(tmp_path)
+    assert {made[f"broker.db{end}"] for end in ("", "-wal", "-shm", ".lock")} == {0o600}
+    assert made["broker.db.bodies"] == 0o700
+
+
+async def test_store_that_others_could_read_is_closed_to_them_and_its_group_keeps_what_it_was_given(
+    open_store: Open, tmp_path: Path
+) -> None:
+    store = open_store()
+    await kept(store, "b1", body=bytes(LARGE + 1))
+    await store.close()
+    (tmp_path / "broker.db").chmod(0o644)
+    (tmp_path / "broker.db.bodies").chmod(0o755)
+    open_store()
+    made = modes(tmp_path)
+    assert {made["broker.db"], made["broker.db-wal"]} == {0o640}
+    assert made["broker.db.bodies"] == 0o750

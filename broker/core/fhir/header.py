@@ -64,7 +64,7 @@ class ResponseLink(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     code: str  # ok | transient-error | fatal-error
 
 
-class Header(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class Header(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     release: Release  # by the order of M-2; R4 where R4 and R4B cannot be told apart
     format: Format
     event: Event
@@ -80,6 +80,9 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     profiles: tuple[str, ...] = ()  # meta.profile of Bundle and MessageHeader
     focus: tuple[str, ...] = ()  # references as written
     response_request: str | None = None  # M-34: always | on-error | never | on-success
+    # The data of a CloudEvent that is no FHIR message (core/event_data.py): format and release are those in which we
+    # write of it to its source, and say nothing of its bytes.
+    opaque: bool = False
 
     @property
     def is_response(self) -> bool:

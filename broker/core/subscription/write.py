@@ -27,6 +27,7 @@ _START = (
     "modifierExtension",
 )
 _R4 = (*_START, "status", "contact", "end", "reason", "criteria", "error", "channel")
+_META = ("id", "extension", "versionId", "lastUpdated", "source", "profile", "security", "tag")
 _R5 = (
     *(*_START, "identifier", "name", "status", "topic", "contact", "end", "managingEntity", "reason", "filterBy"),
     *("channelType", "endpoint", "parameter", "heartbeatPeriod", "timeout", "contentType", "content", "maxCount"),
@@ -82,6 +83,8 @@ def as_resource(subscription: Subscription, *, error: str = "") -> Resource:
 
 
 def _ordered(resource: Resource, order: tuple[str, ...]) -> Resource:
+    if isinstance(resource.get("meta"), dict) and order is not _META:
+        resource = {**resource, "meta": _ordered(resource["meta"], _META)}
     places = {name: place for place, name in enumerate(order)}
     names = sorted(resource, key=lambda name: places.get(name.removeprefix("_"), len(order)))
     return {name: resource[name] for name in names}

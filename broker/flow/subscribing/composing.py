@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
+from uuid import UUID, uuid5
 
 import msgspec
 import orjson
@@ -43,6 +44,7 @@ from broker.flow.subscribing.material import Material, Source, tells_more
 from broker.store.telling import NO_EVENT, Heard, Subscribed
 
 BYTES = 1 << 20  # of resources in one notification; a larger one goes alone
+_STATUS = UUID("3f0e9d9b-6a0e-4c55-9c1d-2f5c1c9a7f10")  # namespace of the ids of status entries
 KINDS = "urn:x-fhir-broker:notification"  # system of what a notification of ours is called in traces
 
 
@@ -125,9 +127,9 @@ class Composing:
     def bundle(self, kind: Kind, about: About, events: Sequence[Event], *, life: Life, id: str = "") -> bytes:
         """A notification Bundle; fresh ids each time, so that what is tried again must be kept (S-33)."""
         here = self._here
-        return notification(
-            kind, about, ids=(id or here.new_id(), here.new_id()), at=here.now(), events=events, errors=_errors(life)
-        )
+        id = id or here.new_id()
+        status_id = str(uuid5(_STATUS, id))  # as fresh as the other, and many times cheaper
+        return notification(kind, about, ids=(id, status_id), at=here.now(), events=events, errors=_errors(life))
 
     # -- what is sent
 

@@ -47,10 +47,11 @@ class Fresh:
 
     def leaves(self, peer: str) -> None:
         self._counts[peer] -= 1
-        room = MOST - self._counts[peer]
+        called = 1
         if not self._counts[peer]:
             del self._counts[peer]
-        for key in list(islice(self._waiting.get(peer, ()), room)):
+            called = MOST  # in case that some of those who were called have not come
+        for key in list(islice(self._waiting.get(peer, ()), called)):
             self.forget(key)
             self._may_go(key)
 

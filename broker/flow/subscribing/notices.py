@@ -140,7 +140,7 @@ class Notices:
             return None
         if wanted is Kind.EVENT:
             start = self._starts.of(row.key, row.subscription.id, self._topic(row))
-            if start > now:
+            if start > self._here.now():  # not `now`: it has gone on meanwhile
                 return start
         if not self._fresh.waits(row.key, self._peer(row)):
             self._put(row.key)
@@ -336,6 +336,8 @@ class Notices:
         if row is None or row.notice is None or row.notice.position != position:
             return
         notice, sent = row.notice, None
+        if happening is Happening.GAVE_UP and (notice.kind is not Kind.EVENT or row.life.has_gap):
+            self._under_way.drop(notice)
         if notice.kind is Kind.EVENT and happening is not None:
             # it was set back (`$resend`), or is never sent again: then it goes on from where it stands
             if row.sent == notice.first - 1 and happening is not Happening.SWITCHED_OFF:

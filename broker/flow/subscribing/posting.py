@@ -26,6 +26,7 @@ from broker.store import NewDelivery, NewMessage
 from broker.store.telling import Subscribed
 
 PROCESS = "$process-message"
+REMEMBERED = 20_000  # lanes; beyond, they are worked out anew
 
 
 class Posting:
@@ -47,6 +48,7 @@ class Posting:
         # nobody answers a notification, and nobody but its subscription hears how it ended
         sync = msgspec.structs.replace(policy.sync, expects=Expects.NOTHING)
         self._policy = msgspec.structs.replace(policy, sync=sync, bounce="never", order=Order.NONE)
+        self._lanes: dict[str, str] = {}  # by endpoint
         self._policies: dict[timedelta, Policy] = {}  # by the limit of one attempt; few
 
     def lane_of(self, subscription: Subscription) -> str:
@@ -56,8 +58,14 @@ class Posting:
         return self._lane_at(subscription.endpoint)
 
     def _lane_at(self, address: str) -> str:
+        lane = self._lanes.get(address)
+        if lane is not None:
+            return lane
+        if len(self._lanes) >= REMEMBERED:
+            self._lanes.clear()
         try:
-            return self._channels.lane_of(address)
+            lane = self._lanes[address] = self._channels.lane_of(address)
+            return lane
         except ValueError as error:
             raise NoRoute(f"the endpoint cannot be used: {error}", id="no-usable-address", who=Who.BROKER) from error
 

@@ -196,14 +196,14 @@ class Teller:
 
     def _found(self, entry: Logged, body: bytes) -> list[NewEvent]:
         topics = self._registry.topics
-        if not topics.may_concern(entry.event, entry.format, body):
+        if not topics.may_concern(entry.event, entry.format, body) or entry.message.header.opaque:
             return []
         return self._heard(entry, _find(entry.message, body, topics, marked=MARK in body))
 
     async def _beside(self, entry: Logged) -> list[NewEvent]:
         """A large message: it is taken apart elsewhere and looked through in a thread; who hears is found here."""
         body, topics, message = await self._bodies.body(entry.position), self._registry.topics, entry.message
-        if body is None:
+        if body is None or message.header.opaque:
             return []
         places, marked = None, True
         if len(body) > ASIDE:

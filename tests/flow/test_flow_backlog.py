@@ -13,9 +13,8 @@ import pytest
 from flow_post import B, Opened, Post, message, policy
 
 from broker.channel import Deferred
-from broker.store import sqlite_file as embedded
+from broker.store import sqlite_file
 from broker.store.rows import micros
-from broker.store.sqlite_file import SqliteFile
 from broker.store.writer import Writer
 
 DOWN = Deferred(note="refused connection", of_peer=True, left=False)
@@ -28,7 +27,7 @@ class Work:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.steps = 0
         self.asked: Counter[str] = Counter()
-        connect, read, submit = embedded.connect, SqliteFile._read, Writer.submit
+        connect, read, submit = sqlite_file.connect, sqlite_file.SqliteFile._read, Writer.submit
 
         def counting(path: Path) -> sqlite3.Connection:
             db = connect(path)
@@ -43,8 +42,8 @@ class Work:
             self.asked[getattr(operation, "func", operation).__name__] += 1
             return submit(writer, operation, *arguments, **more)
 
-        monkeypatch.setattr(embedded, "connect", counting)
-        monkeypatch.setattr(SqliteFile, "_read", counted)
+        monkeypatch.setattr(sqlite_file, "connect", counting)
+        monkeypatch.setattr(sqlite_file.SqliteFile, "_read", counted)
         monkeypatch.setattr(Writer, "submit", told)
 
     def done(self) -> tuple[int, int]:

@@ -63,7 +63,7 @@ class HttpSender:
         self._structured_to = _patterns(settings.structured_to)
         self._shapes = bool(self._dataref_to or self._structured_to)
         self._client = Client(client_ca=settings.client_ca, may_be_here=host.may_be_here)
-        self._target = lru_cache(maxsize=1024)(self._find_target)  # addresses are few, attempts are many
+        self._target = lru_cache(maxsize=4096)(self._find_target)  # addresses are few, attempts are many
         self._begin = Remembered[str](self._begin_of)  # as are media types
 
     async def attempt(self, transmission: Transmission) -> Attempted:

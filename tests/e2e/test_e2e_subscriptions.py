@@ -274,9 +274,10 @@ async def admitted(http: aiohttp.ClientSession, broker: Daemon, count: int, *, a
 
     async def some() -> None:
         for number in numbers:
+            message = admission(number)  # the same bytes again, not only the same id
             while True:
                 with suppress(aiohttp.ClientError, ConnectionError):
-                    said = await send(http, broker.base, admission(number), query="?async=true")
+                    said = await send(http, broker.base, message, query="?async=true")
                     if said.status in (200, 202):
                         break
                     assert said.status in (429, 503), said

@@ -26,6 +26,7 @@ CORES = sorted(os.sched_getaffinity(0))
 SERVER_CORE, DRIVER_CORE = {CORES[0]}, {CORES[-1]}
 LISTENING = "channels:\n"  # where the WebSocket's listener is added
 DELIVERED = "fhir_broker_messages_delivered_total"
+TOPIC = "url: http://bench.example/topics/discharge\non: [{event: discharge-notice}]\n"
 
 CONFIG = """\
 broker:
@@ -43,6 +44,11 @@ directory:
     {receiver}: "{address}"
 """
 # Tried more often than by default, so that some seconds are long enough to see what a sick neighbour costs.
+SUBSCRIBERS = """\
+subscriptions:
+  topics: [topic.yaml]
+  allow: ["http://127.0.0.1:{hook}/*"]
+"""
 IMPATIENT = """\
 defaults:
   lane: {probe: 1s}
@@ -56,6 +62,7 @@ class Contestant:
     def __init__(self, name: str, process: subprocess.Popen[bytes], port: int, settled: str, log: Path) -> None:
         self.name, self.port, self.settled, self.log = name, port, settled, log
         self.started = 0.0  # seconds until it was ready
+        self.http = port  # where messages are posted, which is not `port` where that is the WebSocket's
         self.watched = psutil.Process(process.pid)
 
     def processes(self) -> list[psutil.Process]:
@@ -124,6 +131,7 @@ def running(
     ready: tuple[int, str | None] | None = None,
     settled: str = "",
     kind: type[Contestant] = Contestant,
+    http: int = 0,
 ) -> Iterator[Contestant]:
     path = folder / f"{name}.log"
     with path.open("wb") as log:
@@ -133,6 +141,7 @@ def running(
             wait_until_ready(process, *(ready or (port, None)), path)
             one = kind(name, process, port, settled, path)
             one.started = time.monotonic() - began
+            one.http = http or port
             yield one
         finally:
             process.terminate()
@@ -175,23 +184,28 @@ def broker(
     place: int = 1,
     core: set[int] | None = None,
     websocket: bool = False,
+    hook: int = 0,
 ) -> contextlib.AbstractContextManager[Contestant]:
     """The daemon as an operator would run it: its own defaults, logging included. The store is the folder's.
 
     `place` is that of one in a row of brokers, which know each other by it. With `websocket` the contestant's port is
-    that of the WebSocket server.
+    that of the WebSocket server. With a `hook`'s port there is a topic for subscribers.
     """
     port, admin = free_port(), free_port()
+    http = port
     config = folder / "broker.yaml"
     text = configuration(folder, port=port, admin=admin, to=to, neighbours=neighbours, place=place)
     if websocket:
         port = free_port()
         text = text.replace(LISTENING, f'{LISTENING}  websocket: {{listen: "127.0.0.1:{port}"}}\n')
+    if hook:
+        (folder / "topic.yaml").write_text(TOPIC)
+        text += SUBSCRIBERS.format(hook=hook)
     config.write_text(text)
     command = [sys.executable, "-m", "broker", "run", "--config", str(config)]
     settled = f"http://127.0.0.1:{admin}/metrics#{DELIVERED}"
     ready = (admin, "/health/ready")
-    return running(name, command, folder=folder, port=port, ready=ready, settled=settled, core=core)
+    return running(name, command, folder=folder, port=port, ready=ready, settled=settled, core=core, http=http)
 
 
 def fanout(folder: Path) -> contextlib.AbstractContextManager[Contestant]:

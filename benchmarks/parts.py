@@ -36,6 +36,7 @@ HOPS = 3  # brokers in a row
 ORDINARY = SIZES["4KiB"]
 SEED = 4_000  # messages of each kind that the broker itself keeps before they are multiplied
 ROOM = 7 << 10  # bytes on disk for each stored message, its indexes and the log of the load included
+TOLD_BY_HOOK = 2000  # of (l): more than that are only asked what a socket costs
 SPARE = 4 << 30  # bytes that stay free besides
 
 
@@ -272,6 +273,29 @@ def matching(bench: Bench) -> list[Point]:
     return [bench.matched("j", {kind: partial(bench.match, kind) for kind in kinds})]
 
 
+def telling(bench: Bench) -> list[Point]:
+    """(l) one event for thousands of subscribers, over WebSocket and by rest-hook; state and all in a fresh server."""
+
+    def turn(count: int, hook: int, sockets: bool) -> Seen:
+        with fresh(bench) as folder, broker(folder, to="mailbox:", websocket=True, hook=hook) as one:
+            before = one.memory()["rss_mib"] * 1024
+        with fresh(bench) as folder:
+            tokens, port = folder / "tokens", 0 if sockets else hook
+            with tokens.open("wb") as written:
+                command = program("subscribers", "--prepare", folder / "broker.db", "--clients", count, "--hook", port)
+                subprocess.run(command, stdout=written, check=True, timeout=120)
+            with broker(folder, to="mailbox:", websocket=True, hook=hook) as one:
+                return bench.tell(one, tokens, before=before, hook=port)
+
+    points = []
+    for count in bench.options.told:
+        turns: dict[str, Turn] = {"websocket": partial(turn, count, free_port(), sockets=True)}
+        if count <= TOLD_BY_HOOK:
+            turns["rest-hook"] = partial(turn, count, free_port(), sockets=False)
+        points.append(bench.told("l", count, turns))
+    return points
+
+
 PARTS: dict[str, Callable[[Bench], list[Point]]] = {
     "a": accepting,
     "b": delivering,
@@ -282,4 +306,5 @@ PARTS: dict[str, Callable[[Bench], list[Point]]] = {
     "h": followers,
     "i": hops,
     "j": matching,
+    "l": telling,
 }

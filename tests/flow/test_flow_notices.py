@@ -176,6 +176,23 @@ async def test_a_heartbeat_that_fails_gives_way_to_an_event(subscribing: Subscri
     assert not post.row(row).life.has_gap
 
 
+async def test_of_a_gap_the_first_stays_among_the_dead_letters_and_heartbeats_never_do(
+    subscribing: Subscribing,
+) -> None:
+    post = await subscribing()
+    row = await post.subscribes(subscription(heartbeat=timedelta(seconds=60)), active=True)
+    post.script.says(HOOK, refusal())
+    for number in range(1, 4):
+        await post.happens(number, row.key)
+        await post.rest()
+    for _ in range(3):
+        await post.later(seconds=60)
+    assert [one["type"] for one in post.told()] == ["event-notification"] * 3 + ["heartbeat"] * 3
+    dead = await post.store.dead(100, 0)
+    assert [one.delivery.position for one in dead] == [2]
+    assert post.row(row).sent == 3
+
+
 class _Ticking(SubscribedPost):
     """Its clock goes on each time that somebody looks at it, as real ones do."""
 

@@ -301,6 +301,10 @@ class Notices:
         row = self._registry.find(delivery.destination.rpartition("/")[2])
         if row is None or row.subscription.endpoint != delivery.address:
             raise LookupError(WHY)
+        try:
+            self._posting.lane_of(row.subscription)  # the list of endpoints may have become shorter (S-61)
+        except Refusal as refusal:
+            raise LookupError(str(refusal)) from refusal
         return self._composing.manner(row.subscription, message, delivery.destination)
 
     def ended(self, position: int, end: End) -> None:
@@ -336,6 +340,8 @@ class Notices:
         if row is None or row.notice is None or row.notice.position != position:
             return
         notice, sent = row.notice, None
+        if happening is Happening.GAVE_UP and (notice.kind is not Kind.EVENT or row.life.has_gap):
+            self._under_way.drop(notice)
         if notice.kind is Kind.EVENT and happening is not None:
             # it was set back (`$resend`), or is never sent again: then it goes on from where it stands
             if row.sent == notice.first - 1 and happening is not Happening.SWITCHED_OFF:

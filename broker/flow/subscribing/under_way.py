@@ -16,7 +16,7 @@ from broker.core.subscription import schedule
 from broker.core.subscription.life import Happening
 from broker.flow.here import Here
 from broker.flow.subscribing.registry import Registry
-from broker.store import Change, Delivery, Kept, NewMessage, Settlement, Store, StoreError
+from broker.store import Change, Delivery, Kept, NewMessage, Released, Settlement, Store, StoreError
 from broker.store.telling import Notice, Subscribed
 
 log = structlog.get_logger("broker.subscriptions")
@@ -101,6 +101,12 @@ class UnderWay:
         else:
             await self.look_at(notice.position)
 
+    def drop(self, notice: Notice) -> None:
+        """It is no dead letter that anybody could want: the first of a gap shows it, `$events` has the rest."""
+        why = "the subscription goes on; what it missed is found by $events"
+        done = self._store.drop(notice.position, notice.number, self._here.now(), why)
+        done.add_done_callback(_is_no_news)
+
     # -- how it ended
 
     async def look_after(self) -> None:
@@ -139,6 +145,11 @@ class UnderWay:
             old = msgspec.structs.replace(row.subscription, endpoint=delivery.address)
             self._notices[key] = (self._notices[key][0], msgspec.structs.replace(row, subscription=old))
             self._registry.put(row)  # whoever listens looks again
+
+
+def _is_no_news(done: asyncio.Future[Released | None]) -> None:
+    if not done.cancelled() and done.exception() is not None:
+        log.warning("a notification stays among the dead letters", error=str(done.exception()))
 
 
 def what_happened(outcome: Outcome, note: str) -> tuple[Happening, str]:

@@ -18,7 +18,7 @@ from broker.core.subscription.write import as_stored
 from broker.store.telling import Subscribed
 from broker.web import HttpRefusal, pinned_release
 
-LARGEST = 256 * 1024  # bytes; a Subscription has one or two thousand
+LARGEST = 64 * 1024  # bytes; a Subscription has one or two thousand, and all of them are in memory
 SERVED = (Release.R4, Release.R4B, Release.R5)
 SEGMENTS = {Release.R4: "R4", Release.R4B: "R4B", Release.R5: "R5"}
 

@@ -93,6 +93,7 @@ def join(
         subscribing = subscriptions_joined.join(
             here=here, store=store, telling=telling, terms=subscriptions, channels=channels, planning=planning,
             directory=directory, rules=rules, delivering=delivering, aside=aside, defaults=defaults, meter=meter,
+            room=intake.check_store,
         )  # fmt: skip
         accepting.for_subscribers = subscribing.keeping.route
     return Flow(

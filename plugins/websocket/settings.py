@@ -18,7 +18,10 @@ class WebSocketSettings:
     )
     url: str | None = field(
         default=None,
-        metadata=described("How others reach it, as they see it from outside; an address that leads here is refused."),
+        metadata=described(
+            "How others reach it, as they see it from outside: subscribers are told it, with `/subscriptions`. An"
+            " address that leads here is refused."
+        ),
     )
     tls: Tls | None = field(default=None, metadata=described("Certificate and key; absent: plain ws."))
     behind_proxy: tuple[str, ...] = field(

@@ -8,7 +8,6 @@ costs its queue and one text, and delays nobody.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 
 import structlog
 from websockets.exceptions import ConnectionClosed
@@ -53,9 +52,8 @@ class Subscribed:
             await self._refuse(refusal)
         finally:
             telling.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await telling
             self._subscriber.close()
+            await asyncio.wait((telling,))
 
     async def _tell(self) -> None:
         try:

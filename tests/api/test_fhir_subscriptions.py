@@ -471,7 +471,7 @@ async def test_topics_are_shown_and_found(client: Client, base: str, release: Re
         resource = validated(entry["resource"], release)
         assert (await client("GET", entry["fullUrl"])).json == resource
     for query, total in (
-        (f"url={ENCOUNTERS}", 1), ("version=1.0.0", 1), ("title=admis", 1), ("status=active", 2), ("status=draft", 0),
+        (f"url={ENCOUNTERS}", 1), ("version=1.0.0", 1), ("title=admiss", 1), ("status=active", 2), ("status=draft", 0),
         ("resource=http://hl7.org/fhir/StructureDefinition/Encounter", 1), ("_id=x", 0), ("_count=1", 2),
     ):  # fmt: skip
         assert (await client("GET", f"/fhir{base}/SubscriptionTopic?{query}")).json["total"] == total, query

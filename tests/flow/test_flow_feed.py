@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from asyncio import Future
 from datetime import timedelta
 from typing import Any
@@ -25,7 +26,7 @@ from broker.flow.subscribing.material import Material
 from broker.flow.subscribing.registry import Registry
 from broker.flow.subscribing.socket import MOST_BOUND, Socket
 from broker.flow.subscribing.starts import Starts
-from broker.store import StoreError
+from broker.store import Cutoffs, StoreError
 from broker.store.telling import NewEvent, Subscribed
 
 LETTERS = Topic(url="http://here.example/topics/letters", events=(EventTrigger(event="sick-leave"),))
@@ -34,6 +35,7 @@ SPREAD = Topic(
     events=(EventTrigger(event="sick-leave"),),
     spread=timedelta(seconds=100),
 )
+RATED = Topic(url="http://here.example/topics/rated", events=(EventTrigger(event="sick-leave"),), source_rate=1.0)
 PEER = Peer(address="127.0.0.1:5")
 WEBSOCKET = ChannelType(R5_CHANNELS, "websocket")
 SOON = 5.0  # seconds within which everything happens that happens by itself
@@ -50,7 +52,7 @@ class Feeding:
     def open(self) -> None:
         """As at a start of the daemon."""
         here, store = self.post.here, self.store
-        registry = self.registry = Registry((LETTERS, SPREAD))
+        registry = self.registry = Registry((LETTERS, SPREAD, RATED))
         self.feeds = Feeds(
             here=here,
             store=store,
@@ -374,6 +376,56 @@ async def test_notifications_are_spread_over_the_time_that_the_topic_says(feedin
         assert passed <= 100
     assert 1 < passed <= 100
     assert await listener.numbers(1) == [1]
+
+
+async def test_no_more_are_told_in_a_second_than_the_data_source_of_the_topic_bears(feeding: Feeding) -> None:
+    """S-57a: the second of two, who stand on one socket, waits its second."""
+    for id in ("s1", "s2"):
+        await feeding.subscribe(id, topic=RATED.url)
+    listener = await feeding.bound("s1", "s2")
+    await feeding.happens("s1", "s2")
+    first = (await listener.told()).subscription.rpartition("/")[2]
+    assert await listener.is_quiet()
+    await feeding.later(seconds=1)
+    second = (await listener.told()).subscription.rpartition("/")[2]
+    assert {first, second} == {"s1", "s2"}
+    assert await listener.is_quiet()
+
+
+async def test_events_that_retention_took_are_passed_over(feeding: Feeding) -> None:
+    await feeding.subscribe("s1", max_count=2)
+    await feeding.happens(times=3)
+    listener = await feeding.bound()
+    assert await listener.numbers(3) == [1, 2, 3]
+    assert await listener.is_quiet()
+    listener.close()
+    await feeding.feeds.save()
+    await feeding.post.later(days=30)  # nobody waits for an answer any more
+    after = feeding.post.now + timedelta(days=1)
+    row, cutoffs = feeding.row(), Cutoffs(body=after, mailbox=after, identity=after, trace=after)
+    async with asyncio.timeout(SOON):
+        while await feeding.store.heard(row.key, 1, 3, 9):
+            await feeding.store.retain(cutoffs)
+    await feeding.happens()
+    moved = await feeding.store.move(row.key, None, sent=0)  # `$resend` of what is not there any more
+    assert moved is not None
+    feeding.registry.put(moved)
+    again = await feeding.bound()
+    assert await again.numbers(4) == [4]
+    assert await again.is_quiet()
+
+
+async def test_subscriber_that_asks_for_cloudevents_is_told_one_in_each_text(feeding: Feeding) -> None:
+    """Structured, since a text frame has no headers; the handshake too is an event, of a type of its own."""
+    await feeding.subscribe("s1", media_type="application/cloudevents+json")
+    await feeding.happens(times=2)
+    listener = Listener(feeding.feeds.subscriber(PEER))
+    await listener.socket.say(f"bind-with-token {feeding.token()}")
+    events = [json.loads(await listener.hear()) for _ in range(3)]
+    assert [event["type"] for event in events] == ["org.example.handshake", *["org.example.letters"] * 2]
+    assert [event.get("sequence") for event in events] == [None, "1", "2"]
+    assert len({event["id"] for event in events}) == 3
+    assert await listener.is_quiet()
 
 
 # -- heartbeats, ends, and other words of time

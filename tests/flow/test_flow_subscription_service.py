@@ -126,6 +126,27 @@ async def test_there_are_no_more_than_the_operator_lets_there_be(tmp_path: Path)
     await desk.store.close()
 
 
+async def test_nothing_is_taken_in_while_there_is_no_room_and_what_is_there_goes_on(tmp_path: Path) -> None:
+    """Promise 7."""
+    full: list[bool] = []
+
+    def room() -> None:
+        if full:
+            raise Busy("the disk is nearly full", retry_after=60)
+
+    desk = subscribing(tmp_path, room=room)
+    row = await desk.active()
+    full.append(True)
+    with pytest.raises(Busy):
+        await desk.subscribe()
+    with pytest.raises(Busy):
+        await desk.update(row, r5())
+    await desk.hear(row)
+    assert numbers(await events(desk, row, asked())) == [1]
+    assert await desk.service.delete(row.subscription.id, owner="")
+    await desk.store.close()
+
+
 async def test_known_topic_is_the_backport_without_any_extension(desk: Subscribing) -> None:
     """S-1."""
     row = await desk.subscribe(backport(channel={"_payload": None}))

@@ -263,7 +263,7 @@ def subscribing(
     registry = Registry(TOPICS)
     allowed = AddressPatterns(AddressPattern.parse(text) for text in ALLOWED)
     channels = more.pop("channels", ("http", "websocket", "email", "amqp"))
-    most = more.pop("most", 100)
+    most, room = more.pop("most", 100), more.pop("room", lambda: None)
     assert not more, more
     offers = Offers(
         base_url=BASE_URL,
@@ -282,5 +282,6 @@ def subscribing(
         ),
         happens=Moves(here=here, telling=store, registry=registry, policy=policy, moved=lambda key: None).happens,
         token=lambda ids, now: ("sealed-" + ".".join(ids), now + timedelta(minutes=30)), sockets=lambda: SOCKETS,
+        room=room,
     )  # fmt: skip
     return Subscribing(store, registry, service, here, clock)

@@ -88,6 +88,7 @@ def join(
     aside: Aside,
     defaults: Policy,
     meter: Meter,
+    room: Callable[[], None],
 ) -> Subscribing:
     registry = Registry(terms.topics)
     composing = Composing(
@@ -127,6 +128,7 @@ def join(
     service = Service(
         here=here, store=telling, registry=registry, composing=composing, offers=offers, happens=happens,
         policy=terms.policy, most=terms.most, key=store.key, token=admitting.token, sockets=terms.sockets,
+        room=room,
     )  # fmt: skip
     return Subscribing(
         telling=telling, registry=registry, composing=composing, notices=notices, feeds=feeds, teller=teller,

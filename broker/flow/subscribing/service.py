@@ -53,8 +53,12 @@ class Service:
         happens: Callable[[int, Word], None],
         token: Token,
         sockets: Callable[[], str],
+        room: Callable[[], None] = lambda: None,
     ) -> None:
-        """`happens` writes what happens to a subscription; `sockets` is the URL of the channel that has some, or ""."""
+        """`room` refuses what the store has no place for now, as it does with messages.
+
+        `happens` writes what happens to a subscription; `sockets` is the URL of the channel that has some, or "".
+        """
         self._here = here
         self._store = store
         self._registry = registry
@@ -66,6 +70,7 @@ class Service:
         self._happens = happens
         self._token = token
         self._sockets = sockets
+        self._room = room
 
     # -- what is there
 
@@ -156,6 +161,7 @@ class Service:
         return gone
 
     def _read(self, body: bytes, format: Format, release: Release) -> Subscription:
+        self._room()
         known = self._registry.topic
         return read_subscription(body, format=format, release=release, is_topic=lambda url: known(url) is not None)
 

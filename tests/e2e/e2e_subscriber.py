@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import email
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
 import orjson
-from e2e_messages import ask
+from e2e_messages import ask, eventually
+from e2e_receiver import Got, Reply
+from websockets.asyncio.client import ClientConnection, connect
 
 BACKPORT = "http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition/backport-"
+STANDARD = "http://terminology.hl7.org/CodeSystem/subscription-channel-type"
+OWN = "urn:x-fhir-broker:channel"
 R4, R5 = "R4", "R5"
+Take = Callable[[bytes], object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,10 +172,7 @@ def subscription(version: str, topic: str, channel: str, *, endpoint: str = "", 
             "status": "requested",
             "topic": topic,
             "reason": "to know",
-            "channelType": {
-                "system": "http://terminology.hl7.org/CodeSystem/subscription-channel-type",
-                "code": channel,
-            },
+            "channelType": {"system": OWN if channel == "amqp" else STANDARD, "code": channel},
             "contentType": media,
             "content": content,
             **({"endpoint": endpoint} if endpoint else {}),
@@ -205,6 +208,10 @@ async def subscribe(http: aiohttp.ClientSession, base: str, version: str, resour
     return f"{base}/{version}/Subscription/{said.json['id']}"
 
 
+async def until_active(http: aiohttp.ClientSession, url: str) -> None:
+    await eventually(lambda: is_active(http, url), within=30)
+
+
 async def is_active(http: aiohttp.ClientSession, url: str) -> bool:
     said = await ask(http, "GET", url)
     assert said.status == 200, said
@@ -223,3 +230,18 @@ async def binding(http: aiohttp.ClientSession, url: str) -> tuple[str, str]:
     assert said.status == 200, said
     found = {one["name"]: _value(one) for one in said.json["parameter"]}
     return found["websocket-url"], found["token"]
+
+
+async def bound(http: aiohttp.ClientSession, url: str) -> ClientConnection:
+    where, token = await binding(http, url)
+    socket = await connect(where, proxy=None, max_size=None)
+    await socket.send(f"bind-with-token {token}")
+    return socket
+
+
+def answering(take: Take, read: Callable[[bytes], bytes] = lambda body: body) -> Callable[[Got], Reply]:
+    def answer(got: Got) -> Reply:
+        take(read(got.body))
+        return Reply()
+
+    return answer

@@ -16,7 +16,7 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 import psutil
-from messages import MAILBOX, RECEIVER, SENDER
+from messages import MAILBOX, RECEIVER, SENDER, TOPIC
 
 HERE = Path(__file__).parent
 SERVERS = HERE.parent / "tests" / "servers"  # real servers of other people, as the tests start them
@@ -41,6 +41,15 @@ directory:
     {sender}: "mailbox:"
     {mailbox}: "mailbox:"
     {receiver}: "{address}"
+"""
+SUBSCRIPTIONS = """\
+subscriptions:
+  topics: ["{folder}/topic.yaml"]
+"""
+ADMISSIONS = """\
+url: {topic}
+on: [{{event: admission-notice, focus: Encounter}}]
+filters: [patient]
 """
 # Tried more often than by default, so that some seconds are long enough to see what a sick neighbour costs.
 IMPATIENT = """\
@@ -175,11 +184,12 @@ def broker(
     place: int = 1,
     core: set[int] | None = None,
     websocket: bool = False,
+    subscribed: bool = False,
 ) -> contextlib.AbstractContextManager[Contestant]:
     """The daemon as an operator would run it: its own defaults, logging included. The store is the folder's.
 
     `place` is that of one in a row of brokers, which know each other by it. With `websocket` the contestant's port is
-    that of the WebSocket server.
+    that of the WebSocket server; with `subscribed` it has a topic to subscribe to, and sockets for those who do.
     """
     port, admin = free_port(), free_port()
     config = folder / "broker.yaml"
@@ -187,6 +197,10 @@ def broker(
     if websocket:
         port = free_port()
         text = text.replace(LISTENING, f'{LISTENING}  websocket: {{listen: "127.0.0.1:{port}"}}\n')
+    if subscribed:
+        (folder / "topic.yaml").write_text(ADMISSIONS.format(topic=TOPIC))
+        text = text.replace(LISTENING, f'{LISTENING}  websocket: {{listen: "127.0.0.1:{free_port()}"}}\n')
+        text += SUBSCRIPTIONS.format(folder=folder)
     config.write_text(text)
     command = [sys.executable, "-m", "broker", "run", "--config", str(config)]
     settled = f"http://127.0.0.1:{admin}/metrics#{DELIVERED}"

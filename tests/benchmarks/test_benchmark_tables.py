@@ -37,6 +37,7 @@ points = [
         "bare": [{"frames_per_second": 100.0}], "broker": [{"frames_per_second": 49.0, "kib_idle": 30.0}]}),
     Point(part="j", name="9", rate="per_second", seen={"value": [{"p50_ms": 5.0}], "all": [{"p50_ms": 5.1}],
                                                         "different": [{"p50_ms": 9.0}]}),
+    Point(part="k", name="64", rate="per_second", seen={"none": [seen(10)], "some": [seen(8)]}),
     Point(part="c", name="1", rate="per_second", seen={"direct": [seen(9, 1.0)], "proxy": [seen(9, 2.0)],
                                                        "broker": [seen(9, 3.0)]}),
     Point(part="i", name="16", rate="per_second", seen={"direct": [seen(9, 1.0)] * 3, "one": [seen(9, 3.0)] * 3,
@@ -67,10 +68,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]
 def test_every_part_has_its_table_and_every_floor_its_row(tiny: tuple[str, dict[str, Any]]) -> None:
     printed, figures = tiny
     tables = printed.partition("Medians of 1 round")[2]
-    for part in "abcdefghij":
+    for part in "abcdefghijk":
         assert f"\n({part}) " in tables
-    assert tables.count("appends + fdatasync of 4 KiB a second") == 4, "a durable figure has the disk's beside it"
-    assert {floor["part"] for floor in figures["floors"]} == set("abcdeghij")
+    assert tables.count("appends + fdatasync of 4 KiB a second") == 5, "a durable figure has the disk's beside it"
+    assert {floor["part"] for floor in figures["floors"]} == set("abcdeghijk")
     for floor in figures["floors"]:
         row = next(
             line for line in tables.splitlines() if line.strip().startswith(f"({floor['part']}) {floor['what']}")
@@ -96,6 +97,7 @@ def test_json_holds_every_round_of_every_contestant(tiny: tuple[str, dict[str, A
         ("h", frozenset({"bare", "broker"})),
         ("i", frozenset({"direct", "one", "three"})),
         ("j", frozenset({"value", "rules", "all", "different"})),
+        ("k", frozenset({"none", "some"})),
     }
     (following,) = (point for point in figures["points"] if point["part"] == "h")
     for who, (one,) in following["seen"].items():
@@ -172,4 +174,5 @@ def test_floors_are_judged_by_the_median_of_the_rounds() -> None:
         ["i", 8.0, True],
         ["j", 5.0, True],
         ["j", 5.1, False],
+        ["k", 0.8, False],
     ]

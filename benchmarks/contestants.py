@@ -16,7 +16,7 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 import psutil
-from messages import MAILBOX, RECEIVER, SENDER, TOPIC
+from messages import MAILBOX, RECEIVER, SENDER, SOUGHT_TOPIC
 
 HERE = Path(__file__).parent
 SERVERS = HERE.parent / "tests" / "servers"  # real servers of other people, as the tests start them
@@ -26,6 +26,7 @@ CORES = sorted(os.sched_getaffinity(0))
 SERVER_CORE, DRIVER_CORE = {CORES[0]}, {CORES[-1]}
 LISTENING = "channels:\n"  # where the WebSocket's listener is added
 DELIVERED = "fhir_broker_messages_delivered_total"
+TOPIC = "url: http://bench.example/topics/discharge\non: [{event: discharge-notice}]\n"
 
 CONFIG = """\
 broker:
@@ -52,6 +53,11 @@ on: [{{event: admission-notice, focus: Encounter}}]
 filters: [patient]
 """
 # Tried more often than by default, so that some seconds are long enough to see what a sick neighbour costs.
+SUBSCRIBERS = """\
+subscriptions:
+  topics: [topic.yaml]
+  allow: ["http://127.0.0.1:{hook}/*"]
+"""
 IMPATIENT = """\
 defaults:
   lane: {probe: 1s}
@@ -65,6 +71,7 @@ class Contestant:
     def __init__(self, name: str, process: subprocess.Popen[bytes], port: int, settled: str, log: Path) -> None:
         self.name, self.port, self.settled, self.log = name, port, settled, log
         self.started = 0.0  # seconds until it was ready
+        self.http = port  # where messages are posted, which is not `port` where that is the WebSocket's
         self.watched = psutil.Process(process.pid)
 
     def processes(self) -> list[psutil.Process]:
@@ -133,6 +140,7 @@ def running(
     ready: tuple[int, str | None] | None = None,
     settled: str = "",
     kind: type[Contestant] = Contestant,
+    http: int = 0,
 ) -> Iterator[Contestant]:
     path = folder / f"{name}.log"
     with path.open("wb") as log:
@@ -142,6 +150,7 @@ def running(
             wait_until_ready(process, *(ready or (port, None)), path)
             one = kind(name, process, port, settled, path)
             one.started = time.monotonic() - began
+            one.http = http or port
             yield one
         finally:
             process.terminate()
@@ -185,27 +194,33 @@ def broker(
     core: set[int] | None = None,
     websocket: bool = False,
     subscribed: bool = False,
+    hook: int = 0,
 ) -> contextlib.AbstractContextManager[Contestant]:
     """The daemon as an operator would run it: its own defaults, logging included. The store is the folder's.
 
     `place` is that of one in a row of brokers, which know each other by it. With `websocket` the contestant's port is
-    that of the WebSocket server; with `subscribed` it has a topic to subscribe to, and sockets for those who do.
+    that of the WebSocket server; with `subscribed` it has a topic to subscribe to, and sockets for those who do. With a
+    `hook`'s port there is a topic for subscribers.
     """
     port, admin = free_port(), free_port()
+    http = port
     config = folder / "broker.yaml"
     text = configuration(folder, port=port, admin=admin, to=to, neighbours=neighbours, place=place)
     if websocket:
         port = free_port()
         text = text.replace(LISTENING, f'{LISTENING}  websocket: {{listen: "127.0.0.1:{port}"}}\n')
     if subscribed:
-        (folder / "topic.yaml").write_text(ADMISSIONS.format(topic=TOPIC))
+        (folder / "topic.yaml").write_text(ADMISSIONS.format(topic=SOUGHT_TOPIC))
         text = text.replace(LISTENING, f'{LISTENING}  websocket: {{listen: "127.0.0.1:{free_port()}"}}\n')
         text += SUBSCRIPTIONS.format(folder=folder)
+    if hook:
+        (folder / "topic.yaml").write_text(TOPIC)
+        text += SUBSCRIBERS.format(hook=hook)
     config.write_text(text)
     command = [sys.executable, "-m", "broker", "run", "--config", str(config)]
     settled = f"http://127.0.0.1:{admin}/metrics#{DELIVERED}"
     ready = (admin, "/health/ready")
-    return running(name, command, folder=folder, port=port, ready=ready, settled=settled, core=core)
+    return running(name, command, folder=folder, port=port, ready=ready, settled=settled, core=core, http=http)
 
 
 def fanout(folder: Path) -> contextlib.AbstractContextManager[Contestant]:

@@ -18,6 +18,7 @@ MATCHING = 5.0  # milliseconds
 OF_NONE = 0.85  # of the rate without subscriptions: what is followed has to be read again
 OF_ALONE = 1.1  # times p50 and p99 of the healthy receiver when it is alone; its rate divided by this
 OF_FANOUT = 0.5  # of the bare server's frames a second; the goal is 0.8
+TOLD = {"websocket": 1000.0, "rest-hook": 2000.0}  # milliseconds until 2,000 subscribers have their event
 KIB = 30  # KiB for each idle connection that follows; the goal is 20
 OF_HOP = {"p50_ms": 4.0, "p99_ms": 25.0}  # milliseconds that each of three hops may add
 MOST = "max"  # the stage of (g) without a rate
@@ -143,6 +144,16 @@ def _subscribed(point: Point) -> Iterable[Floor]:
     yield _floor("k", f"{point.name}: with / without subscriptions", point.ratios("some", "none", point.rate), OF_NONE)
 
 
+def _telling(point: Point) -> Iterable[Floor]:
+    """The time for as many as are promised, and fewer; the memory for however many."""
+    yield _floor(
+        "l", f"{point.name}: KiB an idle socket, all told", point.all("websocket", "kib_idle"), KIB, at_most=True
+    )
+    if "rest-hook" in point.seen:  # as many as are promised, or fewer
+        for who, limit in TOLD.items():
+            yield _floor("l", f"{point.name}: ms to all, {who}", point.all(who, "all_ms"), limit, at_most=True)
+
+
 def floors(points: list[Point], options: Options) -> list[Floor]:
     """In the order of the parts; a part that was asked for and could not be measured has a row that says so."""
     of: dict[str, Callable[[Point], Iterable[Floor]]] = {
@@ -155,6 +166,7 @@ def floors(points: list[Point], options: Options) -> list[Floor]:
         "i": _hops,
         "j": _matching,
         "k": _subscribed,
+        "l": _telling,
     }
     found = [floor for point in points if point.part in of for floor in of[point.part](point)]
     if "d" in options.parts:

@@ -28,7 +28,7 @@ from contestants import (
     receiver,
 )
 from fill import forget
-from messages import MAILBOX, NEIGHBOURS, PATIENT, RECEIVER, SIZES, TOPIC, WELL
+from messages import MAILBOX, NEIGHBOURS, PATIENT, RECEIVER, SIZES, SOUGHT_TOPIC, WELL
 from rounds import WARM, Bench, Point, Seen, Turn
 
 OPERATION = "/fhir/$process-message"
@@ -38,6 +38,7 @@ ORDINARY = SIZES["4KiB"]
 ONE_IN = 100  # messages is one that somebody subscribed to, in (k)
 SEED = 4_000  # messages of each kind that the broker itself keeps before they are multiplied
 ROOM = 7 << 10  # bytes on disk for each stored message, its indexes and the log of the load included
+TOLD_BY_HOOK = 2000  # of (l): more than that are only asked what a socket costs
 SPARE = 4 << 30  # bytes that stay free besides
 
 
@@ -300,7 +301,7 @@ def subscribe(on: Contestant, count: int) -> None:
             "resourceType": "Subscription",
             "status": "requested",
             "reason": "benchmark",
-            "topic": TOPIC,
+            "topic": SOUGHT_TOPIC,
             "filterBy": [{"filterParameter": "patient", "value": PATIENT if number == 0 else f"Patient/{number}"}],
             "channelType": {"code": "websocket"},
             "contentType": "application/fhir+json",
@@ -310,6 +311,29 @@ def subscribe(on: Contestant, count: int) -> None:
         url = f"http://127.0.0.1:{on.port}/fhir/Subscription"
         with urlopen(Request(url, json.dumps(resource).encode(), media), timeout=10) as answer:
             assert answer.status == 201, answer.status
+
+
+def telling(bench: Bench) -> list[Point]:
+    """(l) one event for thousands of subscribers, over WebSocket and by rest-hook; state and all in a fresh server."""
+
+    def turn(count: int, hook: int, sockets: bool) -> Seen:
+        with fresh(bench) as folder, broker(folder, to="mailbox:", websocket=True, hook=hook) as one:
+            before = one.memory()["rss_mib"] * 1024
+        with fresh(bench) as folder:
+            tokens, port = folder / "tokens", 0 if sockets else hook
+            with tokens.open("wb") as written:
+                command = program("subscribers", "--prepare", folder / "broker.db", "--clients", count, "--hook", port)
+                subprocess.run(command, stdout=written, check=True, timeout=120)
+            with broker(folder, to="mailbox:", websocket=True, hook=hook) as one:
+                return bench.tell(one, tokens, before=before, hook=port)
+
+    points = []
+    for count in bench.options.told:
+        turns: dict[str, Turn] = {"websocket": partial(turn, count, free_port(), sockets=True)}
+        if count <= TOLD_BY_HOOK:
+            turns["rest-hook"] = partial(turn, count, free_port(), sockets=False)
+        points.append(bench.told("l", count, turns))
+    return points
 
 
 PARTS: dict[str, Callable[[Bench], list[Point]]] = {
@@ -323,4 +347,5 @@ PARTS: dict[str, Callable[[Bench], list[Point]]] = {
     "i": hops,
     "j": matching,
     "k": subscribed,
+    "l": telling,
 }

@@ -46,6 +46,7 @@ class Options:
     clients: int  # of (h)
     subscriptions: int  # of (j)
     subscribed: int  # subscriptions of (k)
+    told: tuple[int, ...]  # subscribers of (l)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,6 +239,39 @@ class Bench:
                 print(f"  round {number + 1} {who:8} {line}  {one['frames_per_second']:9,.0f} frames/s", flush=True)
             order = order[1:] + order[:1]
         return Point(part=part, name=name, rate="frames_per_second", seen=seen)
+
+    def tell(self, on: Contestant, tokens: Path, *, before: float, hook: int) -> Seen:
+        """One run of the subscribers of (l); `hook` is the port of their rest-hook, or 0 for sockets."""
+        command = program(
+            "subscribers", "--port", on.port, "--http", on.http, "--pid", on.watched.pid, "--tokens", tokens,
+            "--before", before, "--hook", hook,
+        )  # fmt: skip
+        used, all_before = on.cpu(), Used()
+        done = subprocess.run(
+            command,
+            stdout=subprocess.PIPE,
+            check=False,
+            timeout=300,
+            preexec_fn=lambda: os.sched_setaffinity(0, DRIVER_CORE),
+        )
+        if done.returncode:
+            raise SystemExit(f"the subscribers failed against {on.name}; what the server said is in {on.log}")
+        self.disturbed = max(self.disturbed, all_before.by_others(on.cpu() - used))
+        return dict(json.loads(done.stdout))
+
+    def told(self, part: str, count: int, turns: dict[str, Turn]) -> Point:
+        """Turn by turn as in `point`."""
+        name = f"{count:,} subscribers"
+        print(f"({part}) {name}", flush=True)
+        seen: dict[str, list[Seen]] = {who: [] for who in turns}
+        order = list(turns)
+        for number in range(self.options.rounds):
+            for who in order:
+                seen[who].append(one := turns[who]())
+                line = f"{one['kib_idle']:5.1f} KiB each  {one['all_ms']:7.1f} ms to all"
+                print(f"  round {number + 1} {who:9} {line}", flush=True)
+            order = order[1:] + order[:1]
+        return Point(part=part, name=name, rate="per_second", seen=seen)
 
     def matched(self, part: str, turns: dict[str, Turn]) -> Point:
         """Turn by turn as in `point`."""

@@ -1,8 +1,8 @@
 """Thousands of Subscriptions and one matching event: how soon all are told, over WebSocket or by rest-hook.
 
 With `--prepare` the subscriptions are written into a store before its daemon starts, and a binding token for each, a
-line each, to the standard output. Otherwise: connects a bare socket with each token, or listens as the hook of all; sends
-4 KiB messages of the event one by one, and counts what comes. Prints one JSON line.
+line each, to the standard output. Otherwise: connects a bare socket with each token, or listens as the hook of all;
+sends 4 KiB messages of the event one by one, and counts what comes. Prints one JSON line.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from floors import Floor, added, at_rate, base_of
 from rounds import DISTURBED, Bench, Point
@@ -20,6 +20,7 @@ TITLES = {
     "i": "a synchronous request over one broker and over three, 4 KiB each way",
     "j": "one event against many subscriptions",
     "k": "accepted and durable with 1,000 subscriptions, of which one hears of 1 % of the messages, 4 KiB",
+    "l": "one event told to many subscribers, 4 KiB",
 }
 ANCHORS = {"broker": ("bare", "rabbitmq"), "stored": ("empty",), "cold": ("warm",), "some": ("none",)}
 Row = Sequence[str]
@@ -158,6 +159,28 @@ def matching(points: list[Point]) -> str:
     return table(("", "p50 ms", "p99 ms", "hear", "us to add one", "KiB each"), rows)
 
 
+def telling(points: list[Point]) -> str:
+    """How soon one event has reached all subscribers, and what each of them costs, in (l)."""
+    rows = [
+        (
+            f"{point.name}: {who}",
+            spread(point.all(who, "all_ms"), ".0f"),
+            f"{point.median(who, 'slowest_all_ms'):.0f}",
+            spread(point.all(who, "kib_idle"), ".1f"),
+            spread(point.all(who, "kib_after"), ".1f"),
+            f"{point.median(who, 'cpu_us_each'):.0f}",
+        )
+        for point in points
+        for who in point.seen
+    ]
+    return table(("", "ms to all", "slowest", "KiB idle", "after", "CPU us each"), rows)
+
+
+TABLES: dict[str, Callable[[list[Point]], str]] = {
+    "c": hops, "i": hops, "d": costs, "g": neighbours, "h": followers, "j": matching, "l": telling,
+}  # fmt: skip
+
+
 def reached(found: list[Floor]) -> str:
     rows = []
     for floor in found:
@@ -180,8 +203,7 @@ def report(bench: Bench, points: list[Point], found: list[Floor]) -> Iterator[st
         if not mine:
             continue
         yield f"\n({part}) {TITLES[part]}"
-        table = {"c": hops, "i": hops, "d": costs, "g": neighbours, "h": followers, "j": matching}.get(part, durable)
-        yield table(mine)
+        yield TABLES.get(part, durable)(mine)
         if part == "e":
             yield _past(bench, mine)
         if part in "abefk":

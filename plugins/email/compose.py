@@ -51,7 +51,7 @@ def compose(transmission: Transmission, *, sender: str, at: datetime) -> bytes:
         "\r\n"
         f"{TEXT}"
         f"--{boundary}\r\n"
-        f"Content-Type: {transmission.media_type}\r\n"
+        f"Content-Type: {transmission.media_type or 'application/octet-stream'}\r\n"
         "Content-Transfer-Encoding: base64\r\n"
         f'Content-Disposition: attachment; filename="{_file(transmission.media_type)}"\r\n'
         "\r\n"

@@ -38,6 +38,11 @@ points = [
     Point(part="j", name="9", rate="per_second", seen={"value": [{"p50_ms": 5.0}], "all": [{"p50_ms": 5.1}],
                                                         "different": [{"p50_ms": 9.0}]}),
     Point(part="k", name="64", rate="per_second", seen={"none": [seen(10)], "some": [seen(8)]}),
+    Point(part="l", name="9", rate="per_second", seen={
+        "websocket": [{"clients": 2000, "kib_idle": 30.1, "all_ms": 1000.0}],
+        "rest-hook": [{"clients": 2000, "kib_idle": 9.0, "all_ms": 2000.1}]}),
+    Point(part="l", name="99", rate="per_second", seen={
+        "websocket": [{"clients": 5000, "kib_idle": 30.0, "all_ms": 9000.0}]}),
     Point(part="c", name="1", rate="per_second", seen={"direct": [seen(9, 1.0)], "proxy": [seen(9, 2.0)],
                                                        "broker": [seen(9, 3.0)]}),
     Point(part="i", name="16", rate="per_second", seen={"direct": [seen(9, 1.0)] * 3, "one": [seen(9, 3.0)] * 3,
@@ -68,16 +73,16 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]
 def test_every_part_has_its_table_and_every_floor_its_row(tiny: tuple[str, dict[str, Any]]) -> None:
     printed, figures = tiny
     tables = printed.partition("Medians of 1 round")[2]
-    for part in "abcdefghijk":
+    for part in "abcdefghijkl":
         assert f"\n({part}) " in tables
     assert tables.count("appends + fdatasync of 4 KiB a second") == 5, "a durable figure has the disk's beside it"
-    assert {floor["part"] for floor in figures["floors"]} == set("abcdeghijk")
+    assert {floor["part"] for floor in figures["floors"]} == set("abcdeghijkl")
     for floor in figures["floors"]:
         row = next(
             line for line in tables.splitlines() if line.strip().startswith(f"({floor['part']}) {floor['what']}")
         )
         assert row.endswith(" met" if floor["met"] else " NOT MET" if floor["values"] else " NOT MEASURED")
-        assert floor["part"] in "ci" or floor["value"] > 0, "a hop may cost nothing at such counts, a rate is one"
+        assert floor["part"] in "cil" or floor["value"] > 0, "a hop may cost nothing at such counts, a rate is one"
 
 
 @pytest.mark.slow
@@ -98,7 +103,12 @@ def test_json_holds_every_round_of_every_contestant(tiny: tuple[str, dict[str, A
         ("i", frozenset({"direct", "one", "three"})),
         ("j", frozenset({"value", "rules", "all", "different"})),
         ("k", frozenset({"none", "some"})),
+        ("l", frozenset({"websocket", "rest-hook"})),
     }
+    (telling,) = (point for point in figures["points"] if point["part"] == "l")
+    for who, (one,) in telling["seen"].items():
+        assert one["clients"] == 4, who
+        assert 0 < one["all_ms"] <= one["slowest_all_ms"]
     (following,) = (point for point in figures["points"] if point["part"] == "h")
     for who, (one,) in following["seen"].items():
         assert one["clients"] == 4, who
@@ -118,7 +128,7 @@ def test_json_holds_every_round_of_every_contestant(tiny: tuple[str, dict[str, A
             assert [(one["answered"], one["arrived"]) for one in rounds] == [(24, 12)], f"{point['name']}: {who}"
             assert rounds[0]["p99_ms"] >= rounds[0]["p50_ms"] > 0
     for point in figures["points"]:
-        if point in stages or point in (following, matching):
+        if point in stages or point in (following, matching, telling):
             continue
         for who, rounds in point["seen"].items():
             assert len(rounds) == 1
@@ -129,7 +139,7 @@ def test_json_holds_every_round_of_every_contestant(tiny: tuple[str, dict[str, A
     assert all(
         len(point["syncs"]) == 1 and point["syncs"][0] > 0
         for point in figures["points"]
-        if point not in [*stages, following, matching]
+        if point not in [*stages, following, matching, telling]
     )
 
 
@@ -145,7 +155,7 @@ def test_a_past_that_the_disk_has_no_room_for_is_left_out_and_said_to_be(tmp_pat
 def test_a_part_that_does_not_exist_is_refused() -> None:
     done = bench("--only", "a,x")
     assert done.returncode == 2
-    assert "parts are a, b, c, d, e, f, g, h, i, j" in done.stderr
+    assert "parts are a, b, c, d, e, f, g, h, i, j, l" in done.stderr
 
 
 def test_floors_are_judged_by_the_median_of_the_rounds() -> None:
@@ -175,4 +185,8 @@ def test_floors_are_judged_by_the_median_of_the_rounds() -> None:
         ["j", 5.0, True],
         ["j", 5.1, False],
         ["k", 0.8, False],
+        ["l", 30.1, False],
+        ["l", 1000.0, True],
+        ["l", 2000.1, False],
+        ["l", 30.0, True],  # of more than are promised, only what each costs
     ]

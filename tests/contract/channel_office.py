@@ -100,6 +100,7 @@ class Office:
         media_type: str = JSON,
         answer: float = 10,
         in_reply_to: str | None = None,
+        event: bool = False,
     ) -> Transmission:
         return Transmission(
             message_id=str(uuid4()),
@@ -110,6 +111,7 @@ class Office:
             connect=timedelta(seconds=2),
             answer=timedelta(seconds=answer),
             in_reply_to=in_reply_to,
+            event=event,
         )
 
     # -- what the store knows

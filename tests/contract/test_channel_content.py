@@ -14,6 +14,7 @@ from e2e_messages import SOUTH
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from broker.channel import Delivered
 from broker.core.attributes import OWN
 from broker.core.envelope import EMPTY, Envelope
 
@@ -187,3 +188,46 @@ async def test_digest_of_the_bytes_goes_with_them(office: Office) -> None:
     (got,) = await office.peer.until_got(1)
     again = Envelope(digest=got.envelope.digest)
     assert (await office.desk.hand_in(got.body, again)).how is How.TAKEN
+
+
+# -- events whose data is no FHIR message (C-63)
+
+ADMISSION = Envelope(
+    id="e-1",
+    source="/wards/7",
+    type="hospital_admission",
+    destination=(SOUTH,),
+    more=(("subject", "NHI 123"), ("dataschema", "https://a.example/s"), ("dataref", "https://a.example/x")),
+)
+EVENTS = [
+    (b'{ "url": "https://his.example/Encounter/1" }', "application/json"),
+    (b"\x89PNG\r\n\x1a\n\x00\xff", "image/png"),
+    ("blåbær 🎈\r\n".encode(), "text/plain; charset=utf-8"),
+]
+
+
+@pytest.mark.parametrize(("body", "media_type"), EVENTS, ids=["JSON", "bytes", "text"])
+async def test_any_data_of_an_event_leaves_as_it_is(office: Office, body: bytes, media_type: str) -> None:
+    """C-8: on every channel, with all that its sender said of it."""
+    sent = office.transmission(body, media_type=media_type, envelope=ADMISSION, event=True)
+    assert isinstance(await office.sender.attempt(sent), Delivered)
+    (got,) = await office.peer.until_got(1)
+    assert (got.body, got.media_type) == (body, media_type)
+    assert set(ADMISSION.more) <= set(got.envelope.more)
+    assert (got.envelope.id, got.envelope.source, got.envelope.type) == ("e-1", "/wards/7", "hospital_admission")
+
+
+@pytest.mark.parametrize(
+    ("body", "media_type"), [*EVENTS, (b"", "application/json")], ids=["JSON", "bytes", "text", "thin"]
+)
+async def test_any_data_of_an_event_comes_in_and_goes_on(office: Office, body: bytes, media_type: str) -> None:
+    """Where the channel's binding says that something is an event; where not, only messages are taken."""
+    ended = await office.desk.hand_in(body, ADMISSION, media_type=media_type)
+    if not office.desk.takes_events:
+        assert ended.how is How.REFUSED
+        assert await office.accepted() == 0
+        return
+    assert ended.how is How.TAKEN, ended
+    (got,) = await office.peer.until_got(1)
+    assert (got.body, got.media_type) == (body, media_type)
+    assert set(ADMISSION.more) <= set(got.envelope.more)

@@ -83,10 +83,7 @@ async def node(*arguments: str, given: Any) -> Any:
 
 
 async def until_got(south: HttpReceiver, count: int) -> list[Got]:
-    async with asyncio.timeout(20):
-        while len(south.got) < count:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
-    return sorted(south.got, key=lambda got: got.path)
+    return sorted(await south.until_count(count), key=lambda got: got.path)
 
 
 # -- read by both
@@ -200,3 +197,61 @@ async def test_a_message_is_an_event_that_both_sdks_read_in_either_mode(broker: 
         assert json.loads(bytes_of(data)) == json.loads(body)
     assert got[0].body == body
     assert base64.b64decode(json.loads(got[1].body)["data_base64"]) == body
+
+
+# -- data that is no message, where messages are read
+
+
+async def test_what_is_large_leaves_as_a_reference_to_the_same_bytes(daemon: StartDaemon, south: HttpReceiver) -> None:
+    """C-6: the SDK finds the reference, and what it names is what was sent."""
+    place = f"http://127.0.0.1:{south.port}/fetching"
+    settings = {"dataref_above": "64KiB", "dataref_to": [place]}
+    broker = await daemon({"directory": {"endpoints": {SOUTH: place}}, "channels": {"http": settings}})
+    picture = bytes(range(256)) * 257
+    headers = {"ce-specversion": "1.0", "ce-id": "large", "ce-source": "/x", "ce-type": "scan", "ce-destination": SOUTH}
+    async with broker.session() as session:
+        async with session.post(
+            events_url(broker), data=picture, headers={**headers, "Content-Type": "image/png"}
+        ) as answer:
+            assert answer.status == 202
+        (got,) = await south.until_count(1)
+        event = http.from_http_event(http.HTTPMessage(headers={"content-type": STRUCTURED}, body=got.body))
+        assert (event.get_id(), event.get_data(), event.get_datacontenttype()) == ("large", None, "image/png")
+        async with session.get(event.get_extension("dataref")) as answer:
+            assert (answer.status, answer.headers["Content-Type"]) == (200, "image/png")
+            assert await answer.read() == picture
+
+
+async def test_an_event_in_a_mailbox_is_read_as_a_binary_or_as_the_resource_that_it_is(daemon: StartDaemon) -> None:
+    """M-66: the bytes as they came, whatever the page is written in."""
+    broker = await daemon({"directory": {"endpoints": {SOUTH: "mailbox:"}}})
+    patient = b'{ "resourceType" : "Patient" }'
+    given = [
+        (b"\x89PNG", "image/png"),
+        (patient, "application/fhir+json"),
+        (b'{"a": 1}', "application/json"),
+        (b"", ""),
+    ]
+    async with broker.session() as session:
+        for number, (body, media_type) in enumerate(given):
+            event = {
+                "specversion": "1.0", "id": str(number), "source": "/x", "type": "t", "destination": SOUTH,
+                **({"datacontenttype": media_type, "data_base64": base64.b64encode(body).decode()} if body else {}),
+            }  # fmt: skip
+            async with session.post(
+                events_url(broker), data=json.dumps(event), headers={"Content-Type": STRUCTURED}
+            ) as answer:
+                assert answer.status == 202
+        async with session.get(f"{broker.base}/Bundle?message.destination-uri={SOUTH}&_offset=0") as answer:
+            page = await answer.json(content_type=None)
+        resources = [entry["resource"] for entry in page["entry"]]
+        assert [one["resourceType"] for one in resources] == ["Binary", "Patient", "Binary", "Binary"]
+        assert base64.b64decode(resources[0]["data"]) == b"\x89PNG"
+        assert [one.get("contentType") for one in resources] == [
+            "image/png", None, "application/json", "application/octet-stream"
+        ]  # fmt: skip
+        for entry, (body, media_type) in zip(page["entry"], given, strict=True):
+            original = next(link["url"] for link in entry["link"] if link["relation"] == "original")
+            async with session.get(original) as answer:
+                assert await answer.read() == body
+                assert answer.headers["Content-Type"] == (media_type or "application/octet-stream")

@@ -11,6 +11,7 @@ import os
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ Take = Callable[[bytes], object]
 SEED = int(os.environ.get("FHIR_BROKER_TEST_SEED", "6"))
 
 
+@cache
 def admission(number: int) -> bytes:
     """An Encounter that began, as a hospital writes it: an R4 message whose focus it is."""
     bundle = orjson.loads(message(f"admission-{number}", event="admit", focus=[{"reference": f"Encounter/e{number}"}]))

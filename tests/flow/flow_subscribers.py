@@ -84,12 +84,13 @@ class SubscribedPost(Post):
         life: LifePolicy | None = None,
         cap: Content = Content.FULL,
         callback: str = "",
+        may_point_at: Callable[[str], bool] = lambda endpoint: True,
         **more: Any,
     ) -> None:
         super().__init__(path, **more)
         self.terms = Terms(
             topics=topics, delivery=delivery or policy(retry=RETRIES), policy=life or LifePolicy(),
-            cap=lambda owner: cap, callback=lambda subscription: callback,
+            cap=lambda owner: cap, callback=lambda subscription: callback, may_point_at=may_point_at,
         )  # fmt: skip
 
     def _join_more(self) -> dict[str, Any]:

@@ -340,6 +340,22 @@ async def test_a_peer_that_is_away_keeps_few_notifications_and_all_are_told_once
     assert told == [True] * 5 + [False] + [True] * 2
 
 
+async def test_an_endpoint_that_is_taken_off_the_list_is_told_nothing_more(subscribing: Subscribing) -> None:
+    post = await subscribing()
+    row = await post.subscribes(active=True)
+    post.script.says(HOOK, LATER)
+    await post.happens(1, row.key)
+    await post.rest()
+    await post.crash()
+    again = await subscribing(now=post.now, may_point_at=lambda endpoint: False)
+    await again.later(minutes=2)  # what was on its way, and given up there
+    await again.happens(2, row.key)
+    await again.later(minutes=2)
+    assert again.script.sent == []
+    assert again.row(row).life.status is Status.ERROR
+    assert "not on the list" in again.row(row).life.error
+
+
 async def test_the_limit_of_an_attempt_is_the_subscribers_and_the_rest_the_operators(subscribing: Subscribing) -> None:
     post = await subscribing()
     row = await post.subscribes(subscription(timeout=timedelta(seconds=7)), active=True)

@@ -99,8 +99,9 @@ def join(
         callback=terms.callback,
     )
     posting = Posting(
-        here=here, channels=channels, planning=planning, directory=directory, rules=rules, policy=terms.delivery
-    )
+        here=here, channels=channels, planning=planning, directory=directory, rules=rules, policy=terms.delivery,
+        may_point_at=terms.may_point_at,
+    )  # fmt: skip
     starts = Starts(here.now)
     notices = Notices(
         here=here, store=store, telling=telling, registry=registry, composing=composing, posting=posting,

@@ -301,6 +301,10 @@ class Notices:
         row = self._registry.find(delivery.destination.rpartition("/")[2])
         if row is None or row.subscription.endpoint != delivery.address:
             raise LookupError(WHY)
+        try:
+            self._posting.lane_of(row.subscription)  # the list of endpoints may have become shorter (S-61)
+        except Refusal as refusal:
+            raise LookupError(str(refusal)) from refusal
         return self._composing.manner(row.subscription, message, delivery.destination)
 
     def ended(self, position: int, end: End) -> None:

@@ -39,6 +39,7 @@ class Posting:
         directory: Callable[[], Whereabouts],
         rules: RuleSet,
         policy: Policy,
+        may_point_at: Callable[[str], bool],
     ) -> None:
         self._here = here
         self._channels = channels
@@ -48,6 +49,7 @@ class Posting:
         # nobody answers a notification, and nobody but its subscription hears how it ended
         sync = msgspec.structs.replace(policy.sync, expects=Expects.NOTHING)
         self._policy = msgspec.structs.replace(policy, sync=sync, bounce="never", order=Order.NONE)
+        self._may_point_at = may_point_at  # the operator's list, as it is now
         self._lanes: dict[str, str] = {}  # by endpoint
         self._policies: dict[timedelta, Policy] = {}  # by the limit of one attempt; few
 
@@ -55,12 +57,18 @@ class Posting:
         """Where it goes, as far as can be said before it is composed; raises NoRoute."""
         if subscription.channel.code == "message":
             return subscription.endpoint
-        return self._lane_at(subscription.endpoint)
+        return self._lane_at(subscription.endpoint, subscription.endpoint)
 
-    def _lane_at(self, address: str) -> str:
+    def _lane_at(self, address: str, endpoint: str) -> str:
         lane = self._lanes.get(address)
         if lane is not None:
             return lane
+        if not self._may_point_at(endpoint):
+            raise NoRoute(
+                "the endpoint is not on the list of those that may be notified any more: ask the operator (S-61)",
+                id="endpoint-not-allowed",
+                who=Who.BROKER,
+            )
         if len(self._lanes) >= REMEMBERED:
             self._lanes.clear()
         try:
@@ -140,7 +148,7 @@ class Posting:
         address = endpoint if endpoint.endswith(PROCESS) else f"{endpoint.rstrip('/')}/{PROCESS}"
         there = msgspec.structs.replace(subscription, endpoint=address)
         delivery = self._to_endpoint(there, kind, endpoint, now)
-        return msgspec.structs.replace(delivery, lane=self._lane_at(address))
+        return msgspec.structs.replace(delivery, lane=self._lane_at(address, endpoint))
 
     def _policy_of(self, subscription: Subscription) -> Policy:
         """The operator's, with the subscriber's own limit of one attempt (S-19)."""

@@ -94,6 +94,7 @@ class AmqpPeer(Peer):
 
 class AmqpDesk(Desk):
     name = "amqp"
+    takes_events = True
     says = frozenset(Says)
     unusable = ("amqp:?", "amqps:?routing_key=q", "amqp://a:secret@rabbit.example/?routing_key=q", "amqp:q")
     has_references = True

@@ -113,6 +113,8 @@ class Desk(ABC):
     has_reply_addresses: ClassVar[bool] = False  # a caller can say where on this channel it listens for its response
     tries_again: ClassVar[bool] = False  # what was told "later" is tried again by the channel, and not by its sender
 
+    takes_events: ClassVar[bool] = False  # where messages come in, events may come with data that is no FHIR message
+
     peer: Peer  # made by open()
 
     def __init__(self, folder: Path, server: Any = None) -> None:

@@ -31,7 +31,7 @@ LARGEST = 64 * 2**20
 def got_of(mail: bytes) -> Got:
     """The message in a mail, as the standard library takes it apart."""
     whole = BytesParser(policy=policy.compat32).parsebytes(mail)
-    [part] = [part for part in whole.walk() if "fhir" in part.get_content_type()]
+    [part] = [part for part in whole.walk() if part.get_content_disposition() == "attachment"]
     fields = [(name.lower(), "".join(str(value).split())) for name, value in whole.items()]
     found = {name.removeprefix(CE): unquote(value) for name, value in fields if name.startswith(CE)}
     return Got(

@@ -80,6 +80,7 @@ class WebSocketPeer(Peer):
 
 class WebSocketDesk(Desk):
     name = "websocket"
+    takes_events = True
     says = frozenset(Says)
     unusable = ("wss://user:secret@ehr.example/in", "ws://", "ws://ehr.example/in#part")
 

@@ -155,7 +155,7 @@ def test_a_past_that_the_disk_has_no_room_for_is_left_out_and_said_to_be(tmp_pat
 def test_a_part_that_does_not_exist_is_refused() -> None:
     done = bench("--only", "a,x")
     assert done.returncode == 2
-    assert "parts are a, b, c, d, e, f, g, h, i, j, l" in done.stderr
+    assert "parts are a, b, c, d, e, f, g, h, i, j, k, l" in done.stderr
 
 
 def test_floors_are_judged_by_the_median_of_the_rounds() -> None:

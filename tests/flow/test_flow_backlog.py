@@ -13,7 +13,7 @@ import pytest
 from flow_post import B, Opened, Post, message, policy
 
 from broker.channel import Deferred
-from broker.store import sqlite as embedded
+from broker.store import sqlite_file as embedded
 from broker.store.rows import micros
 from broker.store.writer import Writer
 
@@ -27,7 +27,7 @@ class Work:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.steps = 0
         self.asked: Counter[str] = Counter()
-        connect, read, submit = embedded.connect, embedded.SqliteStore._read, Writer.submit
+        connect, read, submit = embedded.connect, embedded.SqliteFile._read, Writer.submit
 
         def counting(path: Path) -> sqlite3.Connection:
             db = connect(path)
@@ -43,7 +43,7 @@ class Work:
             return submit(writer, operation, *arguments, **more)
 
         monkeypatch.setattr(embedded, "connect", counting)
-        monkeypatch.setattr(embedded.SqliteStore, "_read", counted)
+        monkeypatch.setattr(embedded.SqliteFile, "_read", counted)
         monkeypatch.setattr(Writer, "submit", told)
 
     def done(self) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 import psutil
-from messages import MAILBOX, RECEIVER, SENDER
+from messages import MAILBOX, RECEIVER, SENDER, SOUGHT_TOPIC
 
 HERE = Path(__file__).parent
 SERVERS = HERE.parent / "tests" / "servers"  # real servers of other people, as the tests start them
@@ -42,6 +42,15 @@ directory:
     {sender}: "mailbox:"
     {mailbox}: "mailbox:"
     {receiver}: "{address}"
+"""
+SUBSCRIPTIONS = """\
+subscriptions:
+  topics: ["{folder}/topic.yaml"]
+"""
+ADMISSIONS = """\
+url: {topic}
+on: [{{event: admission-notice, focus: Encounter}}]
+filters: [patient]
 """
 # Tried more often than by default, so that some seconds are long enough to see what a sick neighbour costs.
 SUBSCRIBERS = """\
@@ -184,12 +193,14 @@ def broker(
     place: int = 1,
     core: set[int] | None = None,
     websocket: bool = False,
+    subscribed: bool = False,
     hook: int = 0,
 ) -> contextlib.AbstractContextManager[Contestant]:
     """The daemon as an operator would run it: its own defaults, logging included. The store is the folder's.
 
     `place` is that of one in a row of brokers, which know each other by it. With `websocket` the contestant's port is
-    that of the WebSocket server. With a `hook`'s port there is a topic for subscribers.
+    that of the WebSocket server; with `subscribed` it has a topic to subscribe to, and sockets for those who do. With a
+    `hook`'s port there is a topic for subscribers.
     """
     port, admin = free_port(), free_port()
     http = port
@@ -198,6 +209,10 @@ def broker(
     if websocket:
         port = free_port()
         text = text.replace(LISTENING, f'{LISTENING}  websocket: {{listen: "127.0.0.1:{port}"}}\n')
+    if subscribed:
+        (folder / "topic.yaml").write_text(ADMISSIONS.format(topic=SOUGHT_TOPIC))
+        text = text.replace(LISTENING, f'{LISTENING}  websocket: {{listen: "127.0.0.1:{free_port()}"}}\n')
+        text += SUBSCRIPTIONS.format(folder=folder)
     if hook:
         (folder / "topic.yaml").write_text(TOPIC)
         text += SUBSCRIBERS.format(hook=hook)

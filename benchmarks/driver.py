@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import httptools
 import uvloop
-from messages import BUNDLE_ID, HEADER_ID, IDENTIFIER, Copies, fresh_ids, requests
+from messages import BUNDLE_ID, EVENT, HEADER_ID, IDENTIFIER, SOUGHT, Copies, fresh_ids, requests
 from receiver import Received, listen
 
 MOST = 200_000  # messages a run
@@ -29,13 +29,14 @@ GOOD = {200, 201, 202, 204}
 class Load:
     """What is still to be sent, and what was seen of it."""
 
-    def __init__(self, url: str, copies: Copies) -> None:
+    def __init__(self, url: str, copies: Copies, *, every: int = 0) -> None:
         parts = urlsplit(url)
         if parts.hostname != "127.0.0.1" or not parts.port:
             raise SystemExit("Only loopback is driven: --url http://127.0.0.1:PORT/...")
         self.port = parts.port
         path = parts.path + (f"?{parts.query}" if parts.query else "")
         self.copies = copies
+        self.every = every  # of so many messages one is what subscribers want to hear of; 0: none
         self.ids = fresh_ids()
         self.head = (
             f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{parts.port}\r\nAccept: application/fhir+json\r\n"
@@ -54,7 +55,10 @@ class Load:
             return None
         self.left -= 1
         one, other = next(self.ids), next(self.ids)
-        return self.head + self.copies.with_ids({BUNDLE_ID: one, IDENTIFIER: one, HEADER_ID: other})
+        body = self.copies.with_ids({BUNDLE_ID: one, IDENTIFIER: one, HEADER_ID: other})
+        if self.every and self.left % self.every == 0:
+            body = body.replace(EVENT, SOUGHT, 1)
+        return self.head + body
 
     def saw(self, status: int, seconds: float, body: list[bytes]) -> None:
         self.statuses[status] += 1
@@ -152,7 +156,7 @@ def quantile(sorted_values: list[float], part: float) -> float:
 
 
 async def run(options: argparse.Namespace) -> dict[str, Any]:
-    load = Load(options.url, requests(options.size, options.to))
+    load = Load(options.url, requests(options.size, options.to), every=options.every)
     received = Received(options.size, answers=False)
     server = await listen(received, options.receive) if options.receive else None
 
@@ -199,6 +203,7 @@ if __name__ == "__main__":
     parser.add_argument("--seconds", type=float, default=4.0, help="of sending, at most")
     parser.add_argument("--size", type=int, default=4096)
     parser.add_argument("--warm", type=int, default=4, help="messages a connection before the clock starts")
+    parser.add_argument("--every", type=int, default=0, help="each so manyth message is one that subscribers want")
     parser.add_argument("--receive", type=int, default=0, help="port on which the driver receives what is delivered")
     parser.add_argument(
         "--settled", default="", help="URL of the count of settled deliveries, with #counter if Prometheus"

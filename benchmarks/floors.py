@@ -15,6 +15,7 @@ CPU = 0.30  # seconds of processor time per 1,000 messages accepted and delivere
 MEMORY = 120  # MiB, resident
 OF_EMPTY = 0.9
 MATCHING = 5.0  # milliseconds
+OF_NONE = 0.85  # of the rate without subscriptions: what is followed has to be read again
 OF_ALONE = 1.1  # times p50 and p99 of the healthy receiver when it is alone; its rate divided by this
 OF_FANOUT = 0.5  # of the bare server's frames a second; the goal is 0.8
 TOLD = {"websocket": 1000.0, "rest-hook": 2000.0}  # milliseconds until 2,000 subscribers have their event
@@ -139,6 +140,10 @@ def _matching(point: Point) -> Iterable[Floor]:
             yield _floor("j", f"{point.name}: ms an event, {who}", point.all(who, "p50_ms"), MATCHING, at_most=True)
 
 
+def _subscribed(point: Point) -> Iterable[Floor]:
+    yield _floor("k", f"{point.name}: with / without subscriptions", point.ratios("some", "none", point.rate), OF_NONE)
+
+
 def _telling(point: Point) -> Iterable[Floor]:
     """The time for as many as are promised, and fewer; the memory for however many."""
     yield _floor(
@@ -160,6 +165,7 @@ def floors(points: list[Point], options: Options) -> list[Floor]:
         "h": _followers,
         "i": _hops,
         "j": _matching,
+        "k": _subscribed,
         "l": _telling,
     }
     found = [floor for point in points if point.part in of for floor in of[point.part](point)]

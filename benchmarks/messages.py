@@ -20,6 +20,9 @@ IDENTIFIER = "b2b2b2b2-0000-4000-8000-000000000002"
 HEADER_ID = "b3b3b3b3-0000-4000-8000-000000000003"
 ANSWERED = "b4b4b4b4-0000-4000-8000-000000000004"
 ID_LENGTH = 36
+EVENT, SOUGHT = b"discharge-notice", b"admission-notice"  # the second is what subscribers want to hear of
+SOUGHT_TOPIC = "http://bench.example/topics/admission"
+PATIENT = f"urn:uuid:{uuid.UUID(int=1)}"  # of all messages
 
 
 class Copies:

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 from contestants import (
     DRIVER_CORE,
@@ -27,13 +28,14 @@ from contestants import (
     receiver,
 )
 from fill import forget
-from messages import MAILBOX, NEIGHBOURS, RECEIVER, SIZES, WELL
+from messages import MAILBOX, NEIGHBOURS, PATIENT, RECEIVER, SIZES, SOUGHT_TOPIC, WELL
 from rounds import WARM, Bench, Point, Seen, Turn
 
 OPERATION = "/fhir/$process-message"
 KEEP = OPERATION + "?async=true"
 HOPS = 3  # brokers in a row
 ORDINARY = SIZES["4KiB"]
+ONE_IN = 100  # messages is one that somebody subscribed to, in (k)
 SEED = 4_000  # messages of each kind that the broker itself keeps before they are multiplied
 ROOM = 7 << 10  # bytes on disk for each stored message, its indexes and the log of the load included
 TOLD_BY_HOOK = 2000  # of (l): more than that are only asked what a socket costs
@@ -273,6 +275,44 @@ def matching(bench: Bench) -> list[Point]:
     return [bench.matched("j", {kind: partial(bench.match, kind) for kind in kinds})]
 
 
+def subscribed(bench: Bench) -> list[Point]:
+    """(k) the same accepted with subscriptions as without any: one message in a hundred is for one of them."""
+    count = bench.options.deliver
+    with contextlib.ExitStack() as stack:
+        none, some = [
+            stack.enter_context(
+                broker(stack.enter_context(fresh(bench)), to="mailbox:", name=name, subscribed=name == "some")
+            )
+            for name in ("none", "some")
+        ]
+        subscribe(some, bench.options.subscribed)
+
+        def turn(on: Contestant) -> Turn:
+            return lambda: bench.load(on, KEEP, to=MAILBOX, connections=count, size=ORDINARY, every=ONE_IN)
+
+        turns = {"none": turn(none), "some": turn(some)}
+        return [bench.point("k", connections(count), "per_second", turns, none, some)]
+
+
+def subscribe(on: Contestant, count: int) -> None:
+    """The first is for the patient of all messages, the others for others."""
+    for number in range(count):
+        resource = {
+            "resourceType": "Subscription",
+            "status": "requested",
+            "reason": "benchmark",
+            "topic": SOUGHT_TOPIC,
+            "filterBy": [{"filterParameter": "patient", "value": PATIENT if number == 0 else f"Patient/{number}"}],
+            "channelType": {"code": "websocket"},
+            "contentType": "application/fhir+json",
+            "content": "id-only",
+        }
+        media = {"Content-Type": "application/fhir+json; fhirVersion=5.0"}
+        url = f"http://127.0.0.1:{on.port}/fhir/Subscription"
+        with urlopen(Request(url, json.dumps(resource).encode(), media), timeout=10) as answer:
+            assert answer.status == 201, answer.status
+
+
 def telling(bench: Bench) -> list[Point]:
     """(l) one event for thousands of subscribers, over WebSocket and by rest-hook; state and all in a fresh server."""
 
@@ -306,5 +346,6 @@ PARTS: dict[str, Callable[[Bench], list[Point]]] = {
     "h": followers,
     "i": hops,
     "j": matching,
+    "k": subscribed,
     "l": telling,
 }

@@ -45,6 +45,7 @@ class Options:
     rates: tuple[int, ...]  # of (g): messages a second to the healthy receiver
     clients: int  # of (h)
     subscriptions: int  # of (j)
+    subscribed: int  # subscriptions of (k)
     told: tuple[int, ...]  # subscribers of (l)
 
 
@@ -119,12 +120,15 @@ class Bench:
         receive: int = 0,
         beside: Contestant | None = None,
         warm: int = WARM,
+        every: int = 0,
     ) -> Seen:
         """One round of the driver against one contestant, with what the contestant used meanwhile.
 
         `beside` is another server on the driver's core: what it uses the driver cannot have.
         """
         command = program("driver", "--url", f"http://127.0.0.1:{on.port}{path}", "--to", to)
+        if every:
+            command += ["--every", str(every)]
         if receive:
             command += ["--receive", str(receive), "--settled", on.settled]
         return self.drive(command, on, connections=connections, size=size, beside=beside, warm=warm)

@@ -37,6 +37,7 @@ points = [
         "bare": [{"frames_per_second": 100.0}], "broker": [{"frames_per_second": 49.0, "kib_idle": 30.0}]}),
     Point(part="j", name="9", rate="per_second", seen={"value": [{"p50_ms": 5.0}], "all": [{"p50_ms": 5.1}],
                                                         "different": [{"p50_ms": 9.0}]}),
+    Point(part="k", name="64", rate="per_second", seen={"none": [seen(10)], "some": [seen(8)]}),
     Point(part="l", name="9", rate="per_second", seen={
         "websocket": [{"clients": 2000, "kib_idle": 30.1, "all_ms": 1000.0}],
         "rest-hook": [{"clients": 2000, "kib_idle": 9.0, "all_ms": 2000.1}]}),
@@ -72,10 +73,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]
 def test_every_part_has_its_table_and_every_floor_its_row(tiny: tuple[str, dict[str, Any]]) -> None:
     printed, figures = tiny
     tables = printed.partition("Medians of 1 round")[2]
-    for part in "abcdefghijl":
+    for part in "abcdefghijkl":
         assert f"\n({part}) " in tables
-    assert tables.count("appends + fdatasync of 4 KiB a second") == 4, "a durable figure has the disk's beside it"
-    assert {floor["part"] for floor in figures["floors"]} == set("abcdeghijl")
+    assert tables.count("appends + fdatasync of 4 KiB a second") == 5, "a durable figure has the disk's beside it"
+    assert {floor["part"] for floor in figures["floors"]} == set("abcdeghijkl")
     for floor in figures["floors"]:
         row = next(
             line for line in tables.splitlines() if line.strip().startswith(f"({floor['part']}) {floor['what']}")
@@ -101,6 +102,7 @@ def test_json_holds_every_round_of_every_contestant(tiny: tuple[str, dict[str, A
         ("h", frozenset({"bare", "broker"})),
         ("i", frozenset({"direct", "one", "three"})),
         ("j", frozenset({"value", "rules", "all", "different"})),
+        ("k", frozenset({"none", "some"})),
         ("l", frozenset({"websocket", "rest-hook"})),
     }
     (telling,) = (point for point in figures["points"] if point["part"] == "l")
@@ -153,7 +155,7 @@ def test_a_past_that_the_disk_has_no_room_for_is_left_out_and_said_to_be(tmp_pat
 def test_a_part_that_does_not_exist_is_refused() -> None:
     done = bench("--only", "a,x")
     assert done.returncode == 2
-    assert "parts are a, b, c, d, e, f, g, h, i, j, l" in done.stderr
+    assert "parts are a, b, c, d, e, f, g, h, i, j, k, l" in done.stderr
 
 
 def test_floors_are_judged_by_the_median_of_the_rounds() -> None:
@@ -182,6 +184,7 @@ def test_floors_are_judged_by_the_median_of_the_rounds() -> None:
         ["i", 8.0, True],
         ["j", 5.0, True],
         ["j", 5.1, False],
+        ["k", 0.8, False],
         ["l", 30.1, False],
         ["l", 1000.0, True],
         ["l", 2000.1, False],

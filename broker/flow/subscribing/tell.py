@@ -35,7 +35,7 @@ MOST = 4 << 20  # bytes of a page
 HEARD = 5_000  # numbers given in one transaction: the messages behind it wait some ten milliseconds
 AT_ONCE = 500  # subscriptions whose numbers are made known before others have their turn
 SLICE = 0.004  # seconds of looking into messages before others have their turn
-GATHER = 0.02  # seconds between two pages: under load, fewer and fuller ones are read
+GATHER = 0.05  # seconds between two pages: under load, fewer and fuller ones are read
 IDLE = timedelta(seconds=5)  # where nobody hears of anything, the position is written no more often
 AGAIN = 1.0  # seconds after which a store that failed is asked once more
 

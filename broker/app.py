@@ -143,7 +143,7 @@ class Broker:
             followers=self.followers, live=self.live, reads=self.reads, meter=self.metrics, telling=store,
             subscriptions=self._terms(),
         )  # fmt: skip
-        self.receiving, self.accepting, self.delivering = flow.receiving, flow.accepting, flow.delivering
+        self.receiving, self.waits, self.delivering = flow.receiving, flow.waits, flow.delivering
         self.late, self.mailboxes, self.sweeping = flow.late, flow.mailboxes, flow.sweeping
         self.refusals, self.subscribing = flow.refusals, flow.subscribing
         kept = settings.store.retention
@@ -224,7 +224,7 @@ class Broker:
         settings = self._settings
         add_fhir(
             app, here=self.here, store=self.store, reads=self.reads, followers=self.followers, directory=self._snapshot,
-            withdraw=self.accepting.withdraw,
+            withdraw=self.waits.withdraw,
             reliable_cache_minutes=int(settings.store.retention.identity.total_seconds() // 60),
             subscriptions=self._service,
         )  # fmt: skip

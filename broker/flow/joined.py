@@ -27,6 +27,7 @@ from broker.flow.respond import Responding
 from broker.flow.subscribing import joined as subscriptions_joined
 from broker.flow.subscribing.joined import Subscribing, Terms
 from broker.flow.sweep import Sweeping
+from broker.flow.waits import Waits
 from broker.plugins import Channels
 from broker.store import Store
 from broker.store.shared_reads import SharedReads
@@ -39,6 +40,7 @@ class Flow:
 
     receiving: Receiving
     accepting: Accepting
+    waits: Waits
     delivering: Delivering
     responding: Responding
     late: LateReports
@@ -80,12 +82,18 @@ def join(
     settling = delivering.settling
     reports = Reports(here=here, way_back=responding.way_back, post=settling.post)
     refusals = Refusals(here=here, ledger=ledger)
-    accepting = Accepting(
-        here=here, store=store, rules=rules, defaults=defaults, directory=directory, planning=planning,
-        delivering=delivering, responding=responding, reports=reports, callers=callers, refusals=refusals, meter=meter,
+    waits = Waits(
+        here=here, store=store, callers=callers, delivering=delivering, responding=responding, defaults=defaults,
         stores_and_forwards=channels.stores_and_forwards,
     )  # fmt: skip
-    receiving = Receiving(here=here, accepting=accepting, intake=intake, aside=aside, refusals=refusals, meter=meter)
+    accepting = Accepting(
+        here=here, store=store, rules=rules, defaults=defaults, directory=directory, planning=planning,
+        delivering=delivering, responding=responding, reports=reports, callers=callers, waits=waits, refusals=refusals,
+        meter=meter,
+    )  # fmt: skip
+    receiving = Receiving(
+        here=here, accepting=accepting, waits=waits, intake=intake, aside=aside, refusals=refusals, meter=meter
+    )
     # the end of an attempt may be the beginning of another message: these three know each other
     settling.answers, settling.reports, settling.arrivals = responding, reports, receiving
     subscribing = None
@@ -99,6 +107,7 @@ def join(
     return Flow(
         receiving=receiving,
         accepting=accepting,
+        waits=waits,
         delivering=delivering,
         responding=responding,
         late=LateReports(here=here, store=store, reports=reports, settling=settling, live=live),

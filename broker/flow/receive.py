@@ -30,6 +30,7 @@ from broker.flow.intake import Intake
 from broker.flow.letter import Letter, message_of, opened_here
 from broker.flow.meter import Meter
 from broker.flow.refusals import Refusals
+from broker.flow.waits import Waits
 from broker.store import StoreError
 
 log = structlog.get_logger("broker.receive")
@@ -43,6 +44,7 @@ class Receiving:
         *,
         here: Here,
         accepting: Accepting,
+        waits: Waits,
         intake: Intake,
         aside: Aside,
         refusals: Refusals,
@@ -50,6 +52,7 @@ class Receiving:
     ) -> None:
         self._here = here
         self._accepting = accepting
+        self._waits = waits
         self._intake = intake
         self._aside = aside
         self._refusals = refusals
@@ -77,7 +80,7 @@ class Receiving:
                     intake.leave(size)
                 else:
                     hold.let_go()
-            return await self._accepting.wait(taken) if isinstance(taken, Caller) else taken
+            return await self._waits.until_answered(taken) if isinstance(taken, Caller) else taken
         except Refusal as refusal:
             self._refused(arrival, header, refusal)
             raise

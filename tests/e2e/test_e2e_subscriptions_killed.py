@@ -70,6 +70,9 @@ class Listener:
         self.deaths = 0
         self._http, self._url, self._dice, self._deadly = http, url, dice, deadly
 
+    async def has_died_often(self) -> bool:
+        return self.deaths > 3
+
     async def run(self) -> None:
         while True:
             with suppress(ConnectionClosed, InvalidHandshake, OSError, aiohttp.ClientError, NotNow):
@@ -79,7 +82,7 @@ class Listener:
     async def _once(self) -> None:
         socket = await bound(self._http, self._url)
         try:
-            dies_after = self._dice.randint(1, 60) if self._deadly else EVENTS * 10
+            dies_after = self._dice.randint(1, 40) if self._deadly else EVENTS * 10
             async for text in socket:
                 assert isinstance(text, str)
                 if dies_after == 0:
@@ -196,6 +199,7 @@ async def test_a_websocket_client_that_is_killed_at_random_has_every_number_in_t
         await until_active(http, url)
         await admitted(http, broker, EVENTS)
         await until_counted(http, url, EVENTS)
+        await eventually(listener.has_died_often, within=WITHIN)  # what was counted is not yet told
     finally:
         running.cancel()
         with suppress(asyncio.CancelledError):

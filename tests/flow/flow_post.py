@@ -220,6 +220,7 @@ class Post:
         )  # fmt: skip
         self.flow = flow
         self.receiving, self.accepting, self.delivering = flow.receiving, flow.accepting, flow.delivering
+        self.waits = flow.waits
         self.responding, self.late, self.mailboxes = flow.responding, flow.late, flow.mailboxes
         self.sweeping, self.refusals = flow.sweeping, flow.refusals
 

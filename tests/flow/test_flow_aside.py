@@ -140,10 +140,10 @@ async def test_message_is_read_here_where_no_process_can_be_started(
 async def test_process_that_does_not_answer_in_time_is_ended_and_the_message_read_here(
     aside: Aside, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    came = arrival(message(text=LARGE))
-    await aside.opened(came)  # as long as it takes to start it
-    monkeypatch.setattr(asides, "DEADLINE", 0.3)
+    monkeypatch.setattr(asides, "DEADLINE", 3.0)  # it is started within that
     monkeypatch.setattr(asides, "END", 0.1)
+    came = arrival(message(text=LARGE))
+    await aside.opened(came)
     (reader,) = readers()
     reader.suspend()
     assert await aside.opened(came) == opened_here(came)

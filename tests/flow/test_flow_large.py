@@ -91,7 +91,7 @@ async def test_large_message_that_waits_for_room_may_still_be_called_off(opened:
     lane = post.delivering.lanes["test://a"]
     assert (len(post.script.sent), lane.waiting) == (1, 2)
     if end == "withdrawn":
-        await post.accepting.withdraw(2, "it was a mistake")
+        await post.waits.withdraw(2, "it was a mistake")
     else:
         lane._put_back_all(post.now)
         assert lane.waiting == 0

@@ -269,7 +269,7 @@ async def test_what_an_operator_withdraws_is_a_gap_and_the_next_is_told(subscrib
     post.script.says(HOOK, Deferred(note="no connection", left=False))
     position = await post.happens(1, row.key)
     await post.rest()
-    await post.accepting.withdraw(position + 1, "by hand")
+    await post.waits.withdraw(position + 1, "by hand")
     await post.notices._under_way.look_at(position + 1)
     post.script.accepts_all()
     await post.happens(2, row.key)

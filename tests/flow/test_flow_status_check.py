@@ -92,7 +92,7 @@ async def test_what_never_left_and_was_withdrawn_is_cancelled(post: Post) -> Non
     post.script.says("test://a/in", Deferred(note="down", left=False))
     await post.send(message(), asynchronous=True)
     await post.rest()
-    await post.accepting.withdraw(1, "enough")
+    await post.waits.withdraw(1, "enough")
     assert (await asked(post))["tasks"][A]["status"] == "cancelled"
 
 

@@ -142,7 +142,7 @@ async def test_withdrawn_lets_the_next_go(opened: Opened) -> None:
     await send(post, "1", "2")
     await post.rest()
     post.script.says("test://a/in", ACCEPTED)
-    assert await post.accepting.withdraw(1, "not needed")
+    assert await post.waits.withdraw(1, "not needed")
     await post.rest()
     assert sent(post.script)[-1] == "2"
 

@@ -1,7 +1,9 @@
 """The same load for RabbitMQ: a quorum queue, persistent messages with confirms, a consumer that acknowledges.
 
 One connection publishes with --connections messages under way, another consumes; "answered" is the confirm, "settled"
-that the consumer has got it. Prints the same JSON line as driver.py.
+that the consumer has got it. With a broker between, --into is the queue that it consumes and --out-of the one that it
+publishes to, or --http is where the messages are posted to it; --settled says that it has noted them as delivered.
+Prints the same JSON line as driver.py.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from urllib.parse import urlsplit
 import aio_pika
 import uvloop
 from aio_pika.abc import AbstractIncomingMessage, AbstractQueue
-from driver import LONGEST, MOST, quantile
+from driver import GOOD, LONGEST, MOST, Load, call, quantile, settled
 from messages import BUNDLE_ID, HEADER_ID, ID_LENGTH, IDENTIFIER, RECEIVER, fresh_ids, requests
 
 QUEUE = "bench"
@@ -25,11 +27,13 @@ PREFETCH = 200  # unacknowledged at the consumer: enough that it never waits for
 
 
 class Run:
-    """A producer and a consumer on one quorum queue."""
+    """A producer, and a consumer of the queue that its messages end in."""
 
-    def __init__(self, size: int) -> None:
-        self.copies, self.ids = requests(size, RECEIVER), fresh_ids()
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.copies, self.ids = requests(options.size, RECEIVER), fresh_ids()
         self.at = self.copies.at[BUNDLE_ID]
+        self.into, self.settled = options.into, options.settled
+        self.load = Load(options.http, self.copies) if options.http else None
         self.begin(0, 0.0)
 
     def begin(self, count: int, seconds: float) -> None:
@@ -57,7 +61,7 @@ class Run:
                 message_id=one.decode(),
             )
             started = time.perf_counter()
-            await exchange.publish(message, QUEUE)
+            await exchange.publish(message, self.into)
             self.latencies.append(time.perf_counter() - started)
 
     async def send(
@@ -65,29 +69,38 @@ class Run:
     ) -> tuple[float, float]:
         """The seconds until all were confirmed, and until all had arrived."""
         self.begin(count, seconds)
+        before = await settled(self.settled) if self.settled else 0.0
         started = time.perf_counter()
         async with asyncio.timeout(seconds + LONGEST):
-            await asyncio.gather(*(self.publish(exchange) for _ in range(under_way)))
+            if self.load is None:
+                await asyncio.gather(*(self.publish(exchange) for _ in range(under_way)))
+            else:
+                self.load.begin(count, seconds)
+                await asyncio.gather(*(call(self.load) for _ in range(under_way)))
+                self.latencies = self.load.latencies
             answered = time.perf_counter()
             self.expected = len(self.latencies)
             if len(self.arrived) < self.expected:
                 await self.all_there.wait()
+            while self.settled and await settled(self.settled) - before < self.expected:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
         return answered - started, time.perf_counter() - started
 
 
-async def declare(channel: aio_pika.abc.AbstractChannel) -> AbstractQueue:
-    return await channel.declare_queue(QUEUE, durable=True, arguments={"x-queue-type": "quorum"})
+async def declare(channel: aio_pika.abc.AbstractChannel, name: str) -> AbstractQueue:
+    return await channel.declare_queue(name, durable=True, arguments={"x-queue-type": "quorum"})
 
 
 async def run(options: argparse.Namespace) -> dict[str, Any]:
     if urlsplit(options.url).hostname != "127.0.0.1":
         raise SystemExit("Only loopback is driven: --url amqp://...@127.0.0.1:PORT/")
-    run = Run(options.size)
+    run = Run(options)
     async with await aio_pika.connect(options.url) as sending, await aio_pika.connect(options.url) as receiving:
         channel = await sending.channel(publisher_confirms=True)
         consumer = await receiving.channel()
         await consumer.set_qos(prefetch_count=PREFETCH)
-        queue = await declare(consumer)
+        await declare(consumer, options.into)
+        queue = await declare(consumer, options.out_of)
         consuming = await queue.consume(run.take)
         exchange = channel.default_exchange
         await run.send(exchange, options.connections, options.connections * options.warm, 10.0)
@@ -97,12 +110,13 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
         )
         after = resource.getrusage(resource.RUSAGE_SELF)
         await queue.cancel(consuming)
-        await queue.delete(if_unused=False, if_empty=False)
+        if options.into == options.out_of:  # otherwise a broker goes on with them
+            await queue.delete(if_unused=False, if_empty=False)
     latencies = sorted(run.latencies)
     return {
         "answered": len(latencies),
-        "others": {},
-        "first_problem": "",
+        "others": {} if run.load is None else {str(s): n for s, n in run.load.statuses.items() if s not in GOOD},
+        "first_problem": "" if run.load is None else run.load.first_problem,
         "seconds": answered,
         "seconds_to_settled": ended,
         "per_second": len(latencies) / answered,
@@ -116,6 +130,10 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", required=True)
+    parser.add_argument("--into", default=QUEUE, help="the queue that is published to")
+    parser.add_argument("--out-of", default=QUEUE, help="the queue that is consumed")
+    parser.add_argument("--http", default="", help="where messages are posted instead")
+    parser.add_argument("--settled", default="", help="URL of the count of settled deliveries, with #counter")
     parser.add_argument("--connections", type=int, default=64, help="messages under way")
     parser.add_argument("--n", type=int, default=20_000, help=f"messages at most (and never more than {MOST})")
     parser.add_argument("--seconds", type=float, default=4.0, help="of sending, at most")

@@ -24,6 +24,7 @@ START = 60.0  # seconds for a server to be ready
 STOP = 30.0  # seconds for it to end
 CORES = sorted(os.sched_getaffinity(0))
 SERVER_CORE, DRIVER_CORE = {CORES[0]}, {CORES[-1]}
+URL = '"amqp://guest:guest@127.0.0.1:{port}/"'
 LISTENING = "channels:\n"  # where the WebSocket's listener is added
 DELIVERED = "fhir_broker_messages_delivered_total"
 TOPIC = "url: http://bench.example/topics/discharge\non: [{event: discharge-notice}]\n"
@@ -195,12 +196,16 @@ def broker(
     websocket: bool = False,
     subscribed: bool = False,
     hook: int = 0,
+    amqp: Contestant | None = None,
+    consume: str = "",
+    under_way: int = 16,
 ) -> contextlib.AbstractContextManager[Contestant]:
     """The daemon as an operator would run it: its own defaults, logging included. The store is the folder's.
 
     `place` is that of one in a row of brokers, which know each other by it. With `websocket` the contestant's port is
     that of the WebSocket server; with `subscribed` it has a topic to subscribe to, and sockets for those who do. With a
-    `hook`'s port there is a topic for subscribers.
+    `hook`'s port there is a topic for subscribers; with `amqp` it consumes a queue of that node,
+    and has as many messages `under_way` to it as the driver has.
     """
     port, admin = free_port(), free_port()
     http = port
@@ -213,6 +218,11 @@ def broker(
         (folder / "topic.yaml").write_text(ADMISSIONS.format(topic=SOUGHT_TOPIC))
         text = text.replace(LISTENING, f'{LISTENING}  websocket: {{listen: "127.0.0.1:{free_port()}"}}\n')
         text += SUBSCRIPTIONS.format(folder=folder)
+    if amqp is not None:
+        text += f"defaults: {{lane: {{concurrent: {under_way}}}}}\n"
+        text = text.replace(
+            LISTENING, f"{LISTENING}  amqp: {{url: {URL.format(port=amqp.port)}, consume: [{consume}]}}\n"
+        )
     if hook:
         (folder / "topic.yaml").write_text(TOPIC)
         text += SUBSCRIBERS.format(hook=hook)

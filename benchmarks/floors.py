@@ -10,6 +10,7 @@ from rounds import Options, Point
 
 OF_BARE = {"a": 0.5, "b": 0.4}  # deliveries cost the broker its bookkeeping twice
 OF_RABBITMQ = 1.0
+OF_QUEUE = 0.5  # of what one queue carries by itself: what it has stored we store once more
 OF_PROXY = 2.0  # times what a plain proxy adds to the median
 CPU = 0.30  # seconds of processor time per 1,000 messages accepted and delivered
 MEMORY = 120  # MiB, resident
@@ -154,6 +155,11 @@ def _telling(point: Point) -> Iterable[Floor]:
             yield _floor("l", f"{point.name}: ms to all, {who}", point.all(who, "all_ms"), limit, at_most=True)
 
 
+def _over_amqp(point: Point) -> Iterable[Floor]:
+    for who in ("amqp-amqp", "http-amqp"):
+        yield _floor("m", f"{point.name}: {who} / RabbitMQ alone", point.ratios(who, "rabbitmq", point.rate), OF_QUEUE)
+
+
 def floors(points: list[Point], options: Options) -> list[Floor]:
     """In the order of the parts; a part that was asked for and could not be measured has a row that says so."""
     of: dict[str, Callable[[Point], Iterable[Floor]]] = {
@@ -167,6 +173,7 @@ def floors(points: list[Point], options: Options) -> list[Floor]:
         "j": _matching,
         "k": _subscribed,
         "l": _telling,
+        "m": _over_amqp,
     }
     found = [floor for point in points if point.part in of for floor in of[point.part](point)]
     if "d" in options.parts:
@@ -175,4 +182,6 @@ def floors(points: list[Point], options: Options) -> list[Floor]:
         found = [floor for floor in found if floor.part != "b"]
     if "e" in options.parts and not any(point.part == "e" for point in points):
         found.append(_floor("e", "stored / empty", [], OF_EMPTY))
+    if "m" in options.parts and not any(point.part == "m" for point in points):
+        found.append(_floor("m", "through the broker / RabbitMQ alone", [], OF_QUEUE))
     return sorted(found, key=lambda floor: floor.part)

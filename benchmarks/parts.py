@@ -29,7 +29,7 @@ from contestants import (
 )
 from fill import forget
 from messages import MAILBOX, NEIGHBOURS, PATIENT, RECEIVER, SIZES, SOUGHT_TOPIC, WELL
-from rounds import WARM, Bench, Point, Seen, Turn
+from rounds import AMQP_IN, AMQP_OUT, WARM, Bench, Point, Seen, Turn
 
 OPERATION = "/fhir/$process-message"
 KEEP = OPERATION + "?async=true"
@@ -336,6 +336,29 @@ def telling(bench: Bench) -> list[Point]:
     return points
 
 
+def over_amqp(bench: Bench) -> list[Point]:
+    """(m) from a queue to another, and from HTTP to a queue, through us; and one queue by itself."""
+    if not has_rabbitmq():
+        bench.note("RabbitMQ is not installed, and (m) is left out: apt-get install rabbitmq-server, or make bench")
+        return []
+    count = bench.options.deliver
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(fresh(bench))
+        node = stack.enter_context(rabbitmq(folder))
+        # to the node we are a client like the driver, and share a core with it
+        address = f"amqp:?routing_key={AMQP_OUT}"
+        ours = stack.enter_context(
+            broker(folder, to=address, amqp=node, consume=AMQP_IN, under_way=count, core=DRIVER_CORE)
+        )
+        load = partial(bench.load_amqp, node, under_way=count, size=ORDINARY)
+        turns: dict[str, Turn] = {
+            "rabbitmq": load,
+            "amqp-amqp": partial(load, through=ours),
+            "http-amqp": partial(load, through=ours, http=KEEP),
+        }
+        return [bench.point("m", connections(count), "settled_per_second", turns, node, ours)]
+
+
 PARTS: dict[str, Callable[[Bench], list[Point]]] = {
     "a": accepting,
     "b": delivering,
@@ -348,4 +371,5 @@ PARTS: dict[str, Callable[[Bench], list[Point]]] = {
     "j": matching,
     "k": subscribed,
     "l": telling,
+    "m": over_amqp,
 }

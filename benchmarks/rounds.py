@@ -25,6 +25,7 @@ CORES = SERVER_CORE | DRIVER_CORE
 DISTURBED = 0.15  # of them, used by others: from here a round says little (the kernel's own work is some hundredths)
 STAGE, LONGEST_STAGE = 0.5, 10.0  # of a round is a stage of (g): it has four contestants and several stages
 WARM = 4  # messages a connection before the clock starts
+AMQP_IN, AMQP_OUT = "bench.in", "bench.out"  # the queues of (m), on either side of the broker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,7 @@ class Options:
     seconds: float  # of load a round
     n: int  # messages a round, at most
     accept: tuple[int, ...]  # connections of (a) and (e)
-    deliver: int  # connections of (b), and messages that RabbitMQ has under way
+    deliver: int  # connections of (b) and (m), and messages that RabbitMQ has under way
     synchronous: tuple[int, ...]  # connections of (c)
     large: int  # connections of (f)
     stored: int  # messages there before (e)
@@ -133,10 +134,18 @@ class Bench:
             command += ["--receive", str(receive), "--settled", on.settled]
         return self.drive(command, on, connections=connections, size=size, beside=beside, warm=warm)
 
-    def load_amqp(self, on: Contestant, *, under_way: int, size: int) -> Seen:
-        """The same against RabbitMQ: from the confirm to the consumer."""
+    def load_amqp(
+        self, on: Contestant, *, under_way: int, size: int, through: Contestant | None = None, http: str = ""
+    ) -> Seen:
+        """The same against RabbitMQ: from the confirm to the consumer; `through` a broker that consumes and publishes,
+        or with `http` is posted to at this path and publishes."""
         command = program("amqp_driver", "--url", f"amqp://guest:guest@127.0.0.1:{on.port}/")
-        return self.drive(command, on, connections=under_way, size=size)
+        if through is None:
+            return self.drive(command, on, connections=under_way, size=size)
+        command += ["--into", AMQP_IN, "--out-of", AMQP_OUT, "--settled", through.settled]
+        if http:
+            command += ["--http", f"http://127.0.0.1:{through.port}{http}"]
+        return self.drive(command, through, connections=under_way, size=size, behind=on)
 
     def drive(
         self,
@@ -146,12 +155,15 @@ class Bench:
         connections: int,
         size: int,
         beside: Contestant | None = None,
+        behind: Contestant | None = None,
         warm: int = WARM,
     ) -> Seen:
+        """`behind` is one more server, whose core the driver does not share."""
         most = min(self.options.n, max(BYTES // size, connections))
         command += ["--connections", str(connections), "--size", str(size), "--n", str(most)]
         command += ["--seconds", str(self.options.seconds), "--warm", str(warm)]
         before, before_beside, before_all = on.cpu(), beside.cpu() if beside else 0.0, Used()
+        before_behind = behind.cpu() if behind else 0.0
         done = subprocess.run(
             command,
             stdout=subprocess.PIPE,
@@ -168,7 +180,8 @@ class Bench:
         share = seen["answered"] / (seen["answered"] + warm * connections)
         seen["cpu_s_per_1000"] = (on.cpu() - before) * share / seen["answered"] * 1000
         used_beside = (beside.cpu() - before_beside) * share if beside else 0.0
-        self.disturbed = max(self.disturbed, before_all.by_others(on.cpu() - before + used_beside))
+        used_behind = behind.cpu() - before_behind if behind else 0.0
+        self.disturbed = max(self.disturbed, before_all.by_others(on.cpu() - before + used_beside + used_behind))
         seen["driver_busy"] = (seen["driver_cpu_s"] + used_beside) / seen["seconds_to_settled"]
         seen |= on.memory()
         if seen["driver_busy"] > FULL_CORE:

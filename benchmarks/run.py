@@ -1,12 +1,12 @@
 """The broker beside programs that do the same I/O and decide nothing, and beside RabbitMQ, turn by turn on one core.
 
-usage: run.py [--quick] [--only a,b,c,d,e,f,g,h,i,j,k,l] [--rounds 3] [--seconds 4] [--json FILE] [--gate]
+usage: run.py [--quick] [--only a,b,c,d,e,f,g,h,i,j,k,l,m] [--rounds 3] [--seconds 4] [--json FILE] [--gate]
 
 (a) accepted and durable, (b) accepted, delivered and settled, (c) what a synchronous hop adds, (d) processor time and
 memory, (e) with a million messages stored before, (f) large messages, (g) a healthy receiver beside sick ones, (h) live
 notifications to 5,000 WebSocket clients, (i) what each hop of three adds, (j) one event against 10,000 subscriptions,
 (k) what subscriptions cost those who send, (l) one event told to 2,000 and 5,000 subscribers over WebSocket and by
-rest-hook.
+rest-hook, (m) from queue to queue and from HTTP to a queue, beside one queue by itself.
 Read the ratios: absolute figures belong to the machine and the minute. docs/benchmarks.md says what each part measures.
 Loopback only, bounded in messages and time.
 """
@@ -31,14 +31,14 @@ from parts import PARTS
 from rounds import Bench, Options, Point
 from tables import report
 
-LETTERS = "abcdefghijkl"
+LETTERS = "abcdefghijklm"
 FULL = Options(
     parts=tuple(LETTERS), rounds=3, seconds=4.0, n=50_000, accept=(1, 16, 64, 256), deliver=64,
     synchronous=(1, 16, 64), large=16, stored=1_000_000, neighbours=16, hops=(16,), rates=(200, 1000), clients=5000,
     subscriptions=10_000, subscribed=1_000, told=(2000, 5000),
 )  # fmt: skip
 QUICK = dataclasses.replace(
-    FULL, parts=tuple("abcdghijkl"), rounds=2, seconds=2.0, accept=(1, 64), synchronous=(1, 16), rates=(200,),
+    FULL, parts=tuple("abcdghijklm"), rounds=2, seconds=2.0, accept=(1, 64), synchronous=(1, 16), rates=(200,),
     clients=1000, told=(2000,),
 )  # fmt: skip
 
@@ -52,8 +52,8 @@ def letters(text: str) -> tuple[str, ...]:
 
 def asked() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="(a) to (d), (g) to (l) at fewer points, in three minutes")
-    parser.add_argument("--only", type=letters, help="these parts: a,b,c,d,e,f,g,h,i,j,k,l")
+    parser.add_argument("--quick", action="store_true", help="(a) to (d), (g) to (m) at fewer points, in three minutes")
+    parser.add_argument("--only", type=letters, help="these parts: a,b,c,d,e,f,g,h,i,j,k,l,m")
     parser.add_argument("--rounds", type=int, choices=range(1, 10), help="of each measurement; 3")
     parser.add_argument("--seconds", type=float, help="of load a round; 4")
     parser.add_argument("--n", type=int, help=f"messages a round, at most; {FULL.n}")

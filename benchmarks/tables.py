@@ -21,8 +21,12 @@ TITLES = {
     "j": "one event against many subscriptions",
     "k": "accepted and durable with 1,000 subscriptions, of which one hears of 1 % of the messages, 4 KiB",
     "l": "one event told to many subscribers, 4 KiB",
+    "m": "over AMQP: accepted, delivered to a queue and settled, 4 KiB",
 }
-ANCHORS = {"broker": ("bare", "rabbitmq"), "stored": ("empty",), "cold": ("warm",), "some": ("none",)}
+ANCHORS = {
+    "broker": ("bare", "rabbitmq"), "stored": ("empty",), "cold": ("warm",), "some": ("none",),
+    "amqp-amqp": ("rabbitmq",), "http-amqp": ("rabbitmq",),
+}  # fmt: skip
 Row = Sequence[str]
 
 
@@ -206,7 +210,7 @@ def report(bench: Bench, points: list[Point], found: list[Floor]) -> Iterator[st
         yield TABLES.get(part, durable)(mine)
         if part == "e":
             yield _past(bench, mine)
-        if part in "abefk":
+        if part in "abefkm":
             syncs = [rate for point in mine for rate in point.syncs]
             yield f"  disk: {spread(syncs)} appends + fdatasync of 4 KiB a second"
     if found:

@@ -43,6 +43,8 @@ points = [
         "rest-hook": [{"clients": 2000, "kib_idle": 9.0, "all_ms": 2000.1}]}),
     Point(part="l", name="99", rate="per_second", seen={
         "websocket": [{"clients": 5000, "kib_idle": 30.0, "all_ms": 9000.0}]}),
+    Point(part="m", name="64", rate="settled_per_second", seen={
+        "rabbitmq": [seen(10)], "amqp-amqp": [seen(4)], "http-amqp": [seen(5)]}),
     Point(part="c", name="1", rate="per_second", seen={"direct": [seen(9, 1.0)], "proxy": [seen(9, 2.0)],
                                                        "broker": [seen(9, 3.0)]}),
     Point(part="i", name="16", rate="per_second", seen={"direct": [seen(9, 1.0)] * 3, "one": [seen(9, 3.0)] * 3,
@@ -73,10 +75,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]
 def test_every_part_has_its_table_and_every_floor_its_row(tiny: tuple[str, dict[str, Any]]) -> None:
     printed, figures = tiny
     tables = printed.partition("Medians of 1 round")[2]
-    for part in "abcdefghijkl":
+    for part in "abcdefghijklm":
         assert f"\n({part}) " in tables
-    assert tables.count("appends + fdatasync of 4 KiB a second") == 5, "a durable figure has the disk's beside it"
-    assert {floor["part"] for floor in figures["floors"]} == set("abcdeghijkl")
+    assert tables.count("appends + fdatasync of 4 KiB a second") == 6, "a durable figure has the disk's beside it"
+    assert {floor["part"] for floor in figures["floors"]} == set("abcdeghijklm")
     for floor in figures["floors"]:
         row = next(
             line for line in tables.splitlines() if line.strip().startswith(f"({floor['part']}) {floor['what']}")
@@ -104,6 +106,7 @@ def test_json_holds_every_round_of_every_contestant(tiny: tuple[str, dict[str, A
         ("j", frozenset({"value", "rules", "all", "different"})),
         ("k", frozenset({"none", "some"})),
         ("l", frozenset({"websocket", "rest-hook"})),
+        ("m", frozenset({"rabbitmq", "amqp-amqp", "http-amqp"})),
     }
     (telling,) = (point for point in figures["points"] if point["part"] == "l")
     for who, (one,) in telling["seen"].items():
@@ -189,4 +192,6 @@ def test_floors_are_judged_by_the_median_of_the_rounds() -> None:
         ["l", 1000.0, True],
         ["l", 2000.1, False],
         ["l", 30.0, True],  # of more than are promised, only what each costs
+        ["m", 0.4, False],
+        ["m", 0.5, True],
     ]

@@ -135,7 +135,7 @@ def from_attributes(found: Mapping[str, str]) -> Envelope:
     """The envelope of these attributes; raises `BadAttribute`. Order of `found` is kept in `more`."""
     for name, value in found.items():
         if _CONTROL.search(value):
-            raise BadAttribute(name, "has a control character or is not Unicode (C-2)")
+            raise BadAttribute(name, "has a control character or is not Unicode")
     values: dict[str, Any] = {}
     is_event = all(name in found for name in REQUIRED)  # C-18
     if is_event and found["specversion"] != SPECVERSION:

@@ -61,7 +61,7 @@ def read_event(text: bytes) -> Event:
             found[name] = value
     for name in REQUIRED:
         if not found.get(name):
-            raise _refused(name, "is required and must not be empty (C-1)")
+            raise _refused(name, "is required and must not be empty")
     written = found.pop("datacontenttype", "")
     body = _data(members, written or DEFAULT_DATA)
     media_type = written if body is None else written or DEFAULT_DATA
@@ -148,7 +148,7 @@ def _data(members: dict[str, bytes], media_type: str) -> bytes | None:
     if encoded == b"null":
         encoded = None
     if raw is not None and encoded is not None:
-        raise _refused("data_base64", "stands beside data: one event has one of them (C-4)")
+        raise _refused("data_base64", "stands beside data: one event has one of them")
     if encoded is not None:
         try:
             return base64.b64decode(_TEXT.decode(encoded), validate=True)
@@ -161,7 +161,7 @@ def _data(members: dict[str, bytes], media_type: str) -> bytes | None:
     try:
         return _TEXT.decode(raw).encode()
     except (msgspec.DecodeError, UnicodeError):
-        raise _refused("data", f"must be a string, since {media_type} is not JSON (C-4)") from None
+        raise _refused("data", f"must be a string, since {media_type} is not JSON") from None
 
 
 def is_json(media_type: str) -> bool:

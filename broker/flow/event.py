@@ -24,7 +24,7 @@ async def opened_event(arrival: Arrival, aside: Aside) -> tuple[Header, bytes]:
     elif not arrival.envelope.is_event:
         raise BadRequest(
             "the data is no FHIR message, and what it comes with is no CloudEvent: specversion, id, source and type are"
-            " required (C-18)",
+            " required",
             id="not-an-event",
         )
     sha256 = await asyncio.to_thread(sha256_of, arrival.body) if large else sha256_of(arrival.body)

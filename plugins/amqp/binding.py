@@ -177,10 +177,10 @@ def _sorted(entries: FieldTable) -> tuple[dict[str, str], tuple[tuple[str, str],
             if text is not None:
                 others.append((name.lower(), as_unicode(text)))
         elif attribute in found:
-            raise _refused(name, "says what another header says already: a message has one of the prefixes (C-35)")
+            raise _refused(name, "says what another header says already: a message has one of the prefixes")
         elif text is None:
             if value is not None:
-                raise _refused(name, "is neither text nor number, boolean or timestamp (C-36)")
+                raise _refused(name, "is neither text nor number, boolean or timestamp")
         else:
             found[attribute] = text
     return found, tuple(others)

@@ -121,6 +121,21 @@ def test_every_module_says_what_it_is() -> None:
         assert ast.get_docstring(ast.parse(path.read_text())), f"{path.relative_to(TOP)} has no docstring"
 
 
+CLAUSE = re.compile(r"\((?:[SCMAWX]-\d+[a-z]?(?:, |…| to )?)+\)")
+
+
+def test_no_text_for_users_cites_a_clause_of_ours() -> None:
+    """The numbers are for who reads the code; who reads an error has not that list."""
+    for path in modules("broker", "plugins"):
+        tree = ast.parse(path.read_text())
+        docs = {id(one.body[0].value) for one in ast.walk(tree)
+                if isinstance(one, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
+                and isinstance(one.body[0], ast.Expr)}  # fmt: skip
+        for one in ast.walk(tree):
+            if isinstance(one, ast.Constant) and isinstance(one.value, str) and id(one) not in docs:
+                assert not CLAUSE.search(one.value), f"{path.relative_to(TOP)}:{one.lineno}"
+
+
 def test_no_file_asks_to_be_split() -> None:
     long = {str(path.relative_to(TOP)): len(path.read_text().splitlines()) for path in modules("broker", "plugins")}
     assert {path: lines for path, lines in long.items() if lines > 450} == {}

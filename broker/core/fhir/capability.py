@@ -35,7 +35,7 @@ class SearchParam(NamedTuple):
 
 SEARCH_PARAMS: Mapping[str, Sequence[SearchParam]] = {
     "Bundle": (
-        SearchParam("message.destination-uri", "uri", "The mailbox: what was delivered to this endpoint (M-62)."),
+        SearchParam("message.destination-uri", "uri", "The mailbox: what was delivered to this endpoint."),
         SearchParam("message.source-uri", "uri", "Messages from this endpoint."),
         SearchParam("message.event", "token", "Messages of this event, as code or system|code."),
         SearchParam("message.response-id", "token", "Responses to this message; :missing tells them from requests."),
@@ -106,7 +106,7 @@ def _rest(
             {
                 "name": "process-message",
                 "definition": "http://hl7.org/fhir/OperationDefinition/MessageHeader-process-message",
-                "documentation": "At the base of the system; the body is the message itself (M-40, M-41).",
+                "documentation": "At the base of the system; the body is the message itself.",
             }
         ],
     }

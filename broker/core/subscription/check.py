@@ -55,7 +55,7 @@ def checked(subscription: Subscription, offer: Offer, *, now: datetime, current:
     complain = Complaints()
     at = _Places(subscription)
     if subscription.status not in (Status.REQUESTED, Status.OFF, current):
-        complain(at.status, "must be `requested` (or `off`): the server alone says what follows (S-6).")
+        complain(at.status, "must be `requested` (or `off`): the server alone says what follows.")
     if subscription.end is not None and subscription.end <= now:
         complain(at.end, "is in the past.")
     channel = offer.channels.get((subscription.channel.system, subscription.channel.code))
@@ -103,7 +103,7 @@ def _check_endpoint(
         complain(at.headers, f"cannot be conveyed over {code}: leave it out.", code="not-supported")
     if not channel.schemes:
         if endpoint:
-            complain(at.endpoint, f"must not be given for {code}: the subscriber connects to us (S-44).")
+            complain(at.endpoint, f"must not be given for {code}: the subscriber connects to us.")
         return
     if not endpoint:
         complain.missing(at.endpoint, f"{code} needs to know where to")
@@ -111,7 +111,7 @@ def _check_endpoint(
     scheme, fits = endpoint.partition(":")[0].lower(), len(complain.problems)
     if scheme not in channel.schemes:
         plain = scheme == "http" and "https" in channel.schemes
-        why = " Plain http is refused (S-40)." if plain else ""
+        why = " Plain http is refused." if plain else ""
         names = " or ".join(f"{one}:" for one in channel.schemes)
         complain(at.endpoint, f"must begin with {names} for {code}.{why}", id="endpoint-does-not-fit")
     elif scheme == "mailto":
@@ -122,7 +122,7 @@ def _check_endpoint(
     if len(complain.problems) == fits and not offer.may_point_at(endpoint):
         complain(
             at.endpoint,
-            "is not on the list of endpoints that may be notified: ask the operator (S-61).",
+            "is not on the list of endpoints that may be notified: ask the operator.",
             id="endpoint-not-allowed",
             code="forbidden",
         )
@@ -143,7 +143,7 @@ def _check_media(
         if channel.mail:
             form = mail.form_of(text)
             if form is None:
-                complain(at.media, "must be text/plain or text/html, with `;attach=…` for an attachment (S-45).")
+                complain(at.media, "must be text/plain or text/html, with `;attach=…` for an attachment.")
                 return
             named = form.attached
         else:
@@ -189,14 +189,14 @@ def _check_topic(subscription: Subscription, offer: Offer, at: _Places, complain
     if content.exceeds(offer.cap):
         complain(
             at.content,
-            f"asks for {content.value}; this party is told {offer.cap.value} at most (S-63).",
+            f"asks for {content.value}; this party is told {offer.cap.value} at most.",
             id="content-above-cap",
             code="forbidden",
         )
     if content is Content.EMPTY and not (topic.offers_content_free() or offer.reads_mailbox):
         complain(
             at.content,
-            "asks for `empty`, but nothing could be asked for what changed: use `id-only` (S-57a).",
+            "asks for `empty`, but nothing could be asked for what changed: use `id-only`.",
             id="content-not-offered",
             code="not-supported",
         )
@@ -228,7 +228,7 @@ def _check_classic(
     if channel is not None and not channel.classic:
         complain(at.channel, "is not served for the query-based model of R4: subscribe to a topic.", id="no-classic")
     if offer.cap is not Content.FULL and subscription.media_type and subscription.channel.code != "websocket":
-        complain(at.media, f"asks for the resource; this party is told {offer.cap.value} at most (S-63).")
+        complain(at.media, f"asks for the resource; this party is told {offer.cap.value} at most.")
     try:
         query.parse(subscription.criteria)
     except query.NotEvaluable as error:

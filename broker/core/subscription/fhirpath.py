@@ -56,7 +56,7 @@ def path_of(text: str, resource: str = "") -> Path:
     if used & CLOCK:
         raise NotEvaluable(f"uses {', '.join(sorted(used & CLOCK))}(): a rule must not depend on the time of asking.")
     if used & NOT_OURS:
-        raise NotEvaluable(f"uses {', '.join(sorted(used & NOT_OURS))}(), which needs more than the message (S-57).")
+        raise NotEvaluable(f"uses {', '.join(sorted(used & NOT_OURS))}(), which needs more than the message.")
     unknown = _variables(bare) - VARIABLES
     if unknown:
         raise NotEvaluable(f"uses %{sorted(unknown)[0][:40]}; known are %current, %previous and %resource.")

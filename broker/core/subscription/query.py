@@ -153,7 +153,7 @@ def parse(criteria: str) -> Query:
     """The search string of a classic Subscription; raises NotEvaluable."""
     resource, _, rest = criteria.partition("?")
     if not _TYPE.fullmatch(resource):
-        raise NotEvaluable("must be `Type?parameter=value`, or the canonical of a topic (S-1).")
+        raise NotEvaluable("must be `Type?parameter=value`, or the canonical of a topic.")
     return Query(resource, conditions_of(rest, resource))
 
 
@@ -193,7 +193,7 @@ def _where(
 ) -> tuple[tuple[str, Definition], ...]:
     """Where a parameter's values stand, type by type."""
     if parameter in ELSEWHERE or "." in parameter:
-        raise NotEvaluable(f"has {parameter[:80]!r}, which needs more than the message holds (S-57).")
+        raise NotEvaluable(f"has {parameter[:80]!r}, which needs more than the message holds.")
     if paths:
         return ((about, define(kind, " ".join(paths))),)
     candidates = (about,) if about else tuple(sorted(types))

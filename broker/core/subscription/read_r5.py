@@ -21,7 +21,7 @@ def read_r5(element: Element, *, release: Release) -> Subscription:
         element.complain.missing("Subscription.channelType")
     if "header" in element.values:
         element.complain(
-            "Subscription.header", "is no element of R5: write Subscription.parameter with name and value (S-7)."
+            "Subscription.header", "is no element of R5: write Subscription.parameter with name and value."
         )
     return Subscription(
         model=Model.NATIVE,

@@ -149,7 +149,7 @@ def _type(one: Element, name: str) -> str:
 def _path(one: Element, resource: str) -> Path | None:
     path = fhirpath_of(one, "fhirpath", resource)
     if path is not None and path.needs_previous:
-        one.complain(one.at("fhirpath"), "asks for %previous, which is always empty here (S-57): leave it out.")
+        one.complain(one.at("fhirpath"), "asks for %previous, which is always empty here: leave it out.")
     return path
 
 
@@ -216,7 +216,7 @@ def _shapes(element: Element) -> list[Shape]:
 def _query(element: Element) -> str:
     text = element.text("query")
     if text and ("{since}" not in text or not text.startswith(("https://", "http://"))):
-        element.complain(element.at("query"), "must be a URL with {since} where the time belongs (S-57a).")
+        element.complain(element.at("query"), "must be a URL with {since} where the time belongs.")
     return text
 
 

@@ -195,7 +195,7 @@ def _by_criteria(
 def _needs_previous(element: Element, name: str) -> None:
     element.complain(
         element.at(name),
-        "needs the state before, which a broker does not hold (S-57): write a topic without it, "
+        "needs the state before, which a broker does not hold: write a topic without it, "
         "or say in the configuration that rules over the state before are to be left out.",
         id="needs-previous-state",
         code="not-supported",

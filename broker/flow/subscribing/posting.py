@@ -65,7 +65,7 @@ class Posting:
             return lane
         if not self._may_point_at(endpoint):
             raise NoRoute(
-                "the endpoint is not on the list of those that may be notified any more: ask the operator (S-61)",
+                "the endpoint is not on the list of those that may be notified any more: ask the operator",
                 id="endpoint-not-allowed",
                 who=Who.BROKER,
             )

@@ -33,6 +33,28 @@ async def _until(happened: Callable[[], bool]) -> None:
             await asyncio.sleep(0)
 
 
+# --- a full disk ---
+
+
+async def test_nothing_new_is_written_for_subscribers_below_the_reserve_and_the_numbers_wait(
+    subscribing: Subscribing,
+) -> None:
+    """What is left is for what was accepted before; promise 7."""
+    post = await subscribing(min_free=1000)
+    row = await post.subscribes(active=True)
+    await post.happens(1, row.key)
+    await post.rest()
+    assert post.numbers() == [1]
+    await post.happens(2, row.key)
+    post.free = 999
+    await post.later(seconds=60)
+    assert (post.row(row).counted, post.row(row).sent, post.row(row).notice) == (2, 1, None)
+    assert post.row(row).life.status is Status.ACTIVE
+    post.free = 1000
+    await post.later(seconds=5)
+    assert post.numbers() == [1, 2]
+
+
 # --- what its client and the operator do ---
 
 

@@ -106,7 +106,7 @@ def join(
     starts = Starts(here.now)
     notices = Notices(
         here=here, store=store, telling=telling, registry=registry, composing=composing, posting=posting,
-        carrying=delivering, starts=starts, policy=terms.policy,
+        carrying=delivering, room=room, starts=starts, policy=terms.policy,
     )  # fmt: skip
     delivering.settling.notices = notices
     admitting = Admitting(here=here, registry=registry, key=store.key, good_for=terms.token)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
 import msgspec
@@ -39,6 +40,7 @@ log = structlog.get_logger("broker.subscriptions")
 COMPOSERS = 8  # at once: what is read for one is there for the next
 TICK = 1.0  # seconds between looks at the time when nothing calls for an earlier one
 AGAIN = timedelta(seconds=30)  # after what could not even be set out
+ROOM = timedelta(seconds=3)  # until it is looked whether the store has room again
 
 
 class Notices:
@@ -52,6 +54,7 @@ class Notices:
         composing: Composing,
         posting: Posting,
         carrying: Carrying,
+        room: Callable[[], None],
         starts: Starts,
         policy: Policy,
     ) -> None:
@@ -62,6 +65,7 @@ class Notices:
         self._composing = composing
         self._posting = posting
         self._carrying = carrying
+        self._room = room  # raises Refusal where the store has none for what is new
         self._policy = policy
         self._ready: deque[int] = deque()  # keys of those that want something now
         self._queued: set[int] = set()  # the same, and those that are at it
@@ -201,10 +205,10 @@ class Notices:
                 self._queued.discard(key)
                 self.consider(key)
 
-    def _rest(self, key: int) -> None:
+    def _rest(self, key: int, wait: timedelta = AGAIN) -> None:
         row = self._registry.get(key)
         if row is not None:
-            self._resting[key] = (self._here.now() + AGAIN, row.version)
+            self._resting[key] = (self._here.now() + wait, row.version)
 
     def _rests(self, row: Subscribed) -> datetime | None:
         """Until when it is left alone, unless its client has changed it since."""
@@ -220,6 +224,11 @@ class Notices:
         self._resting.pop(key, None)
         wanted = self._wanted(row, self._here.now())
         if not isinstance(wanted, Kind):
+            return True
+        try:
+            self._room()
+        except Refusal:  # what is left of the disk is for what was accepted; the numbers wait
+            self._rest(key, ROOM)
             return True
         try:
             peer = self._posting.lane_of(row.subscription)

@@ -295,6 +295,8 @@ class Post:
         under_way = sum(len(lane.under_way) for lane in lanes)
         busy = delivering._asking or any(lane.ask_again(self.now) for lane in lanes) or self.store.backlog()
         free = [lane for lane in lanes if lane.ready.may_go_on()]
+        # a response that nobody was told of is looked up before it takes the return path
+        busy = busy or any(task.get_name() == "return a response" for task in delivering._tasks)
         return not busy and not free and under_way == sum(self.script.under_way.values()) == len(self.script.held)
 
     async def later(self, **passed: float) -> None:

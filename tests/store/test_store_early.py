@@ -95,8 +95,12 @@ async def test_what_fails_after_it_fails_alone(store: SqliteStore) -> None:
     assert third.position == second.position + 1
 
 
-async def test_what_fails_before_it_leaves_it_the_position_that_it_was_told(store: SqliteStore) -> None:
+async def test_what_fails_before_it_leaves_it_the_position_that_it_was_told(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A disk that is full for one of a group, and has room again for the next."""
+    monkeypatch.setattr(writer, "GATHERED", 30.0)  # what follows belongs to the group, however long it takes
+    monkeypatch.setattr(writer, "GAP", 30.0)
     fails = [False, True]
 
     def full(tx: Transaction) -> Kept:

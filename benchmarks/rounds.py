@@ -192,16 +192,38 @@ class Bench:
         """A B C, B C A, C A B: what the machine does besides falls on all alike."""
         print(f"({part}) {name}", flush=True)
         memory = {one.name: one.memory() for one in idle}
+        syncs: list[float] = []
+        seen = self._rounds(turns, _line, before=lambda: syncs.append(syncs_per_second(self.folder)))
+        return Point(part=part, name=name, rate=rate, seen=seen, syncs=syncs, idle=memory)
+
+    def _rounds(
+        self, turns: dict[str, Turn], line: Callable[[Seen], str], before: Callable[[], None] = lambda: None
+    ) -> dict[str, list[Seen]]:
+        """All turns, round by round, each round in another order; `before` each of them."""
         seen: dict[str, list[Seen]] = {who: [] for who in turns}
-        syncs = []
         order = list(turns)
         for number in range(self.options.rounds):
-            syncs.append(syncs_per_second(self.folder))
+            before()
             for who in order:
-                seen[who].append(turns[who]())
-                print(f"  round {number + 1} {who:8}", _line(seen[who][-1]), flush=True)
+                seen[who].append(one := turns[who]())
+                print(f"  round {number + 1} {who:9}", line(one), flush=True)
             order = order[1:] + order[:1]
-        return Point(part=part, name=name, rate=rate, seen=seen, syncs=syncs, idle=memory)
+        return seen
+
+    def _clients(self, command: list[str], on: Contestant) -> Seen:
+        """One run of a program of clients beside one server, on the driver's core."""
+        used, all_before = on.cpu(), Used()
+        done = subprocess.run(
+            command,
+            stdout=subprocess.PIPE,
+            check=False,
+            timeout=300,
+            preexec_fn=lambda: os.sched_setaffinity(0, DRIVER_CORE),
+        )
+        if done.returncode:
+            raise SystemExit(f"{Path(command[1]).stem} failed against {on.name}; what the server said is in {on.log}")
+        self.disturbed = max(self.disturbed, all_before.by_others(on.cpu() - used))
+        return dict(json.loads(done.stdout))
 
     def neighbours(self, on: Contestant, url: str, listening: list[int]) -> Seen:
         """One run of the load on a healthy receiver and its neighbours: what was seen, stage by stage."""
@@ -226,31 +248,13 @@ class Bench:
     def follow(self, on: Contestant, *, broker: bool) -> Seen:
         """One run of the clients of (h) against one server."""
         command = program("followers", "--port", on.port, "--pid", on.watched.pid, "--clients", self.options.clients)
-        before, all_before = on.cpu(), Used()
-        done = subprocess.run(
-            command + ["--broker"] * broker,
-            stdout=subprocess.PIPE,
-            check=False,
-            timeout=300,
-            preexec_fn=lambda: os.sched_setaffinity(0, DRIVER_CORE),
-        )
-        if done.returncode:
-            raise SystemExit(f"the clients failed against {on.name}; what the server said is in {on.log}")
-        self.disturbed = max(self.disturbed, all_before.by_others(on.cpu() - before))
-        return dict(json.loads(done.stdout))
+        return self._clients(command + ["--broker"] * broker, on)
 
     def followed(self, part: str, turns: dict[str, Turn]) -> Point:
         """Turn by turn as in `point`."""
         name = f"{self.options.clients:,} clients"
         print(f"({part}) {name}", flush=True)
-        seen: dict[str, list[Seen]] = {who: [] for who in turns}
-        order = list(turns)
-        for number in range(self.options.rounds):
-            for who in order:
-                seen[who].append(one := turns[who]())
-                line = f"{one['kib_idle']:5.1f} KiB each  {one['all_ms']:6.1f} ms to all"
-                print(f"  round {number + 1} {who:8} {line}  {one['frames_per_second']:9,.0f} frames/s", flush=True)
-            order = order[1:] + order[:1]
+        seen = self._rounds(turns, lambda one: f"{_told(one)}  {one['frames_per_second']:9,.0f} frames/s")
         return Point(part=part, name=name, rate="frames_per_second", seen=seen)
 
     def tell(self, on: Contestant, tokens: Path, *, before: float, hook: int) -> Seen:
@@ -259,45 +263,22 @@ class Bench:
             "subscribers", "--port", on.port, "--http", on.http, "--pid", on.watched.pid, "--tokens", tokens,
             "--before", before, "--hook", hook,
         )  # fmt: skip
-        used, all_before = on.cpu(), Used()
-        done = subprocess.run(
-            command,
-            stdout=subprocess.PIPE,
-            check=False,
-            timeout=300,
-            preexec_fn=lambda: os.sched_setaffinity(0, DRIVER_CORE),
-        )
-        if done.returncode:
-            raise SystemExit(f"the subscribers failed against {on.name}; what the server said is in {on.log}")
-        self.disturbed = max(self.disturbed, all_before.by_others(on.cpu() - used))
-        return dict(json.loads(done.stdout))
+        return self._clients(command, on)
 
     def told(self, part: str, count: int, turns: dict[str, Turn]) -> Point:
         """Turn by turn as in `point`."""
         name = f"{count:,} subscribers"
         print(f"({part}) {name}", flush=True)
-        seen: dict[str, list[Seen]] = {who: [] for who in turns}
-        order = list(turns)
-        for number in range(self.options.rounds):
-            for who in order:
-                seen[who].append(one := turns[who]())
-                line = f"{one['kib_idle']:5.1f} KiB each  {one['all_ms']:7.1f} ms to all"
-                print(f"  round {number + 1} {who:9} {line}", flush=True)
-            order = order[1:] + order[:1]
+        seen = self._rounds(turns, _told)
         return Point(part=part, name=name, rate="per_second", seen=seen)
 
     def matched(self, part: str, turns: dict[str, Turn]) -> Point:
         """Turn by turn as in `point`."""
         name = f"{self.options.subscriptions:,} subscriptions"
         print(f"({part}) {name}", flush=True)
-        seen: dict[str, list[Seen]] = {who: [] for who in turns}
-        order = list(turns)
-        for number in range(self.options.rounds):
-            for who in order:
-                seen[who].append(one := turns[who]())
-                line = f"p50 {one['p50_ms']:7.3f} p99 {one['p99_ms']:7.3f} ms  {one['heard']:8,.0f} hear"
-                print(f"  round {number + 1} {who:9} {line}", flush=True)
-            order = order[1:] + order[:1]
+        seen = self._rounds(
+            turns, lambda one: f"p50 {one['p50_ms']:7.3f} p99 {one['p99_ms']:7.3f} ms  {one['heard']:8,.0f} hear"
+        )
         return Point(part=part, name=name, rate="per_second", seen=seen)
 
     def match(self, kind: str) -> Seen:
@@ -327,6 +308,10 @@ class Bench:
             Point(part=part, name=stage, rate="per_second", seen={who: rows[who] for who in turns})
             for stage, rows in seen.items()
         ]
+
+
+def _told(seen: Seen) -> str:
+    return f"{seen['kib_idle']:5.1f} KiB each  {seen['all_ms']:7.1f} ms to all"
 
 
 def _line(seen: Seen) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from subscribed import ENCOUNTERS, r5
 
 from broker.core.address_pattern import AddressPattern, AddressPatterns
 from broker.core.delivery import State
@@ -45,7 +46,6 @@ from broker.store.telling import NewEvent, Subscribed
 START = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 BASE_URL = "https://broker.example/fhir"
 SOCKETS = "wss://broker.example/subscriptions"
-ENCOUNTERS = "http://example.org/FHIR/SubscriptionTopic/encounter-complete"
 ADMISSIONS = "http://example.org/topics/admission"
 ALLOWED = (
     "https://example.org/*", "https://subscriptions.argo.run/*", "https://broker.example/*", "http://plain.example/*",
@@ -93,19 +93,6 @@ MESSAGE = orjson.dumps(
         ],
     }
 )
-
-
-def r5(**changed: Any) -> dict[str, Any]:
-    known: dict[str, Any] = {
-        "resourceType": "Subscription",
-        "status": "requested",
-        "topic": ENCOUNTERS,
-        "channelType": {"code": "rest-hook"},
-        "endpoint": "https://example.org/hook",
-        "contentType": "application/fhir+json",
-        "content": "id-only",
-    }
-    return {name: value for name, value in (known | changed).items() if value is not None}
 
 
 def backport(*, channel: dict[str, Any] | None = None, content: str = "id-only", **changed: Any) -> dict[str, Any]:

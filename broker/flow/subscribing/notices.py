@@ -111,6 +111,7 @@ class Notices:
         """Something has changed for a subscription, or its time has come."""
         row = self._registry.get(key)
         if row is None:
+            self._forget(key)
             if key in self._under_way and key not in self._queued and not self._under_way.may_have_left(key):
                 self._put(key)  # to take what is under way back
             return
@@ -133,6 +134,13 @@ class Notices:
             times.append(self._consider_what_is_wanted(row, now))
         self._timers.set(key, min((at for at in times if at is not None), default=None))
         self._poke.set()
+
+    def _forget(self, key: int) -> None:
+        """It is deleted: nothing of it stays in memory but what is on its way."""
+        self._resting.pop(key, None)
+        self._starts.has_started(key)
+        self._timers.set(key, None)
+        self._fresh.forget(key)
 
     def _consider_what_is_wanted(self, row: Subscribed, now: datetime) -> datetime | None:
         """Returns when it may start, where that is not now."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import ssl
@@ -36,6 +37,16 @@ def server_context(tls: Tls) -> ssl.SSLContext:
 
 class _Server(web.Server):
     app: web.Application
+    ends = False
+
+    def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
+        super().connection_made(handler, transport)
+        if self.ends:  # it was taken just before the listener closed: nobody would end it any more
+            transport.close()
+
+    def pre_shutdown(self) -> None:
+        self.ends = True
+        super().pre_shutdown()
 
     def __call__(self) -> RequestHandler:
         return Connection(self, app=self.app, loop=self._loop, **self._kwargs)

@@ -17,7 +17,7 @@ from broker.core.hold import Hold
 from broker.core.policy import LanePolicy
 from broker.flow.agenda import Agenda
 from broker.flow.loads import Loads
-from broker.flow.queue import Parcel, Queue
+from broker.flow.queue import MOST, Parcel, Queue
 from broker.flow.ready import LOW, READY, Ready
 from broker.flow.workers import Workers
 
@@ -369,9 +369,9 @@ class Lane:
                     break
             else:
                 self._agenda.is_asked(queue)
-                limits[queue.key] = READY
+                limits[queue.key] = queue.portion
         many = len(limits) or 1
-        share = max(min((READY - self.waiting) // (many + 1), READY // 4 // many), 1)
+        share = max(min((READY - self.waiting) // (many + 1), MOST // many), 1)
         return {key: min(limit, share) for key, limit in limits.items()}
 
     def _rests_until(self, queue: Queue) -> datetime | None:
@@ -390,5 +390,4 @@ class Lane:
         for key, due in next_due.items():
             queue = self._agenda.queue(key)
             self._enter(queue, max(due, now))
-            if counts.get(key, 0) >= limits[key]:
-                queue.held_back = True
+            queue.answered(left_over=counts.get(key, 0) >= limits[key])

@@ -9,6 +9,10 @@ from broker.core.circuit import WELL, Health
 from broker.core.message import Message
 from broker.store import Delivery
 
+FIRST = 16  # parcels that the store is asked for at once: more of them would hold up the other lanes' messages
+STEADY = 16  # answers in a row that left something there, after each of which twice as many are asked for
+MOST = 128  # by then: a long backlog goes in pieces that cost less each
+
 
 class Parcel:
     """Deliveries of one message that share an address: they leave in one transmission."""
@@ -32,7 +36,9 @@ class Parcel:
 class Queue:
     """One destination's part of a lane."""
 
-    __slots__ = ("bytes", "count", "health", "held_back", "key", "next_due", "ready", "reason", "turn", "under_way")
+    __slots__ = (
+        "bytes", "count", "health", "held_back", "key", "left_over", "next_due", "ready", "reason", "turn", "under_way",
+    )  # fmt: skip
 
     def __init__(self, key: str) -> None:
         self.key = key  # the destination's comparison key
@@ -45,6 +51,7 @@ class Queue:
         )
         self.next_due: datetime | None = None  # when the store is to be asked for more
         self.held_back = False  # something due at once stands in the store only, for want of room
+        self.left_over = 0  # times in a row that the store had more than was asked for
         self.health: Health = WELL
         self.reason = ""  # why it is left alone
 
@@ -58,3 +65,14 @@ class Queue:
     @property
     def is_left_alone(self) -> bool:
         return self.health.until is not None
+
+    @property
+    def portion(self) -> int:
+        """How much of it the store is asked for at once."""
+        return int(min(FIRST << self.left_over // STEADY, MOST))
+
+    def answered(self, *, left_over: bool) -> None:
+        """The store has handed out a portion, or all that was due."""
+        self.left_over = min(self.left_over + 1, STEADY * 8) if left_over else 0
+        if left_over:
+            self.held_back = True

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
-YOUNG = 30_000  # claims remembered before they are put into the table: some megabytes, and a second's work at start
+YOUNG = 60_000  # claims remembered before they are put into the table: some megabytes, and a second's work at start
 AT_ONCE = 300  # claims put into the table in one transaction: in a large table each is a page of the log
 ID, SOURCE = 16, 8  # bytes of the digests
 ASKED, STEP = 256, 16  # ids looked up in one statement, and what their number is a multiple of

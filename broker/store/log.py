@@ -1,8 +1,9 @@
 """SQLite's write-ahead log: put away beside the writer, and measured, so that it cannot grow without bound.
 
-A checkpoint copies the log into the database file. The bulk is done by a connection of its own while commits go on; the
-writer itself then does the small rest between two groups, which lets the log start anew. While something reads an old
-state (a backup), the log can only grow: it is measured, and above `largest` the flow takes nothing more.
+A checkpoint copies the log into the database file. The bulk is done by a connection of its own while commits go on.
+Once the log is long, the writer itself does the small rest between two groups, which lets the log start anew: it takes
+a sync of the database, for which everybody waits. While something reads an old state (a backup), the log can only grow:
+it is measured, and above `largest` the flow takes nothing more.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ from pathlib import Path
 
 log = logging.getLogger("broker.store")
 
-SOFT = 16 << 20  # bytes; from here a checkpoint runs beside the writer
-MAX_WAL = 256 << 20  # bytes; sixteen times what is normal, and still read in a second or two after a crash
+SOFT = 16 << 20  # bytes; each time so much has been logged, a checkpoint runs beside the writer
+LONG = 64 << 20  # bytes; from here the log is to start anew
+PASSES, FEW = 4, 128  # looks at what came meanwhile, and pages of it that are left to the writer
+MAX_WAL = 256 << 20  # bytes; four times what is normal, and still read in a second or two after a crash
+PAGE = 4096  # bytes, SQLite's own choice
 PAUSE = 0.25  # seconds; at most four checkpoints a second: each costs the disk a sync
 IDLE = 0.5  # seconds; so long at most the size is behind where nothing is written
 CUT_WAITS = 50  # milliseconds that the writer may be held up when the file is cut
@@ -28,7 +32,7 @@ class Log:
     def __init__(self, path: Path, *, largest: int) -> None:
         self._path = path
         self._file = path.with_name(path.name + "-wal")
-        self._soft, self._large = min(SOFT, largest // 4), largest // 2
+        self._soft, self._long, self._large = min(SOFT, largest // 4), min(LONG, largest // 4), largest // 2
         self._logged = 0  # bytes that went in since a checkpoint was asked for, about
         self.size = 0  # bytes of the file, as last seen
         self._wanted = threading.Event()
@@ -81,10 +85,11 @@ class Log:
                 if not self._is_large:
                     continue
             try:
-                db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+                copied = _copied(db)
                 if self._is_large:  # nothing may come in until it is small again: so it is not left to the writer
                     db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # says "busy" while something reads an old state
-                else:
+                elif copied * PAGE >= self._long:
+                    _copy_on(db, copied)
                     self._rest.set()
             except sqlite3.Error as error:
                 log.warning("checkpoint failed, it is tried again: %s", error)
@@ -92,6 +97,21 @@ class Log:
             self._stopping.wait(timeout=PAUSE)
             self._wanted.clear()
         db.close()
+
+
+def _copied(db: sqlite3.Connection) -> int:
+    """Copies what is logged into the database; returns the pages of the log since it started anew."""
+    _busy, pages, _all = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    return int(pages)
+
+
+def _copy_on(db: sqlite3.Connection, before: int) -> None:
+    """Copies what was logged while the former pages were copied, until it is little."""
+    for _ in range(PASSES):
+        now = _copied(db)
+        if now - before < FEW:
+            return
+        before = now
 
 
 def connect(path: Path) -> sqlite3.Connection:

@@ -191,7 +191,7 @@ class SqliteFile:
         """Writes what is queued, then closes; readers finish what they read."""
         await asyncio.to_thread(self._files.shutdown)
         await asyncio.sleep(0)  # large bodies that have just been written are put in their own turn
-        self._writer.flush()
+        self._writer.end()
         await asyncio.to_thread(self._writer.close)
         await asyncio.to_thread(self._readers.shutdown)
         await asyncio.to_thread(self._counter.shutdown)

@@ -21,6 +21,8 @@ log = logging.getLogger("broker.store")
 
 GROUP = 256  # operations in one transaction: beyond, a longer commit costs more than it saves
 COMPANY = 0.005  # seconds that an operation which nobody waits for may wait for others to share its sync
+GATHERS = 0.005  # seconds that a busy loop goes on bringing operations before they are handed over
+NOTHING_ELSE = 0.00003  # seconds that a turn of the loop takes at most in which it has nothing else to do
 FOLLOWS = 0.005  # seconds that what was told ahead waits for what follows from it, while nothing else is to be written
 GATHERED = 0.001  # seconds that what follows first waits for what follows from the others of its group,
 GAP = 0.0002  # as long as these come no further apart than this
@@ -50,7 +52,7 @@ class Written(asyncio.Future[Any]):
 
 
 class Writer:
-    """Owns the writing connection. `submit` is called on the event loop, everything else runs in the thread."""
+    """Owns the writing connection. `submit` and `end` are called on the event loop, the rest runs in the thread."""
 
     def __init__(
         self,
@@ -68,13 +70,15 @@ class Writer:
         self._committed = committed  # told of each commit: seconds it took, operations in it
         self._jobs: queue.SimpleQueue[list[Written] | None] = queue.SimpleQueue()
         self._pending: list[Written] = []
-        self._flushing = False
+        self._next_turn: asyncio.Handle | None = None  # of the loop, in which it is seen whether more has come
+        self._seen = 0  # of what is pending, in the last turn
+        self._last_turn = self._gather_until = 0.0  # clock seconds
         self._unsettled = 0  # of those whose outcome may be known before they are on disk
         self._ends = False  # the queue has come to its end
         self._waited = 0.0  # seconds that the transaction at hand has waited for what follows
         self._later: list[Written] = []  # taken from the queue, and too many for the group at hand: next in turn
         self._again: list[Written] = []  # what must be written and could not be
-        self._stopping = threading.Event()
+        self.is_closed = False  # nothing is taken any more
         self._db = connect(path)
         self._tx = Transaction(self._db)
         self._listeners: list[Callable[[], None]] = []
@@ -123,20 +127,33 @@ class Writer:
     ) -> None:
         job.operation, job.arguments, job.must = operation, arguments, must
         job.known, job.told = known, False
-        if self._stopping.is_set():
+        if self.is_closed:
             _resolve([job], StoreError("the store is closed"))
             return
         self._pending.append(job)
         if soon or len(self._pending) >= GROUP:
-            if not self._flushing:  # handed over once a turn of the loop: waking the thread costs more than a job
-                self._flushing = True
-                self._loop.call_soon(self.flush)
+            if self._next_turn is None:
+                self._seen, self._last_turn = 0, time.perf_counter()
+                self._gather_until = self._last_turn + GATHERS
+                self._next_turn = self._loop.call_soon(self._gather)
         elif len(self._pending) == 1:
             self._loop.call_later(COMPANY, self.flush)
 
+    def _gather(self) -> None:
+        """Hands over once the loop has nothing else to do: while it is busy, more of them come, and share a commit."""
+        now, count = time.perf_counter(), len(self._pending)
+        nothing_else = count == self._seen and now - self._last_turn < NOTHING_ELSE
+        if nothing_else or count >= GROUP or now >= self._gather_until:
+            self.flush()
+        else:
+            self._seen, self._last_turn = count, now
+            self._next_turn = self._loop.call_soon(self._gather)
+
     def flush(self) -> None:
         """Hands over what has been put since the last time."""
-        self._flushing = False
+        if self._next_turn is not None:
+            self._next_turn.cancel()
+            self._next_turn = None
         if self._pending:
             self._jobs.put(self._pending)
             self._pending = []
@@ -157,11 +174,15 @@ class Writer:
         failure = self._failure
         return failure[1] if failure is not None and time.monotonic() - failure[0] < NEWS else None
 
-    def close(self) -> None:
-        """Writes what is queued, then ends; blocks until it has."""
+    def end(self) -> None:
+        """Takes nothing more; what was put before is written."""
+        self.flush()
+        self.is_closed = True
         self._jobs.put(None)
+
+    def close(self) -> None:
+        """Blocks until all is written; called once it has been told to `end`."""
         self._thread.join()
-        self._stopping.set()
         self.log.stop()
         try:
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")

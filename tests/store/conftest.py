@@ -25,7 +25,7 @@ async def open_store(tmp_path: Path) -> AsyncIterator[Open]:
 
     yield opened
     for store in stores:
-        if not store._writer._stopping.is_set():
+        if not store._writer.is_closed:
             await store.close()
 
 
@@ -40,5 +40,5 @@ async def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     monkeypatch.setattr(retention, "LONG", 60.0)
     shelf = Shelf(tmp_path / "broker.db")
     yield shelf
-    if not shelf.store._writer._stopping.is_set():
+    if not shelf.store._writer.is_closed:
         await shelf.store.close()

@@ -6,6 +6,7 @@ import asyncio
 import random
 import resource
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import timedelta
@@ -20,7 +21,7 @@ from broker.core.delivery import State
 from broker.core.hold import Hold
 from broker.core.message import Fate
 from broker.core.policy import Policy
-from broker.store import Change, Copy, Kept, Note, Settlement, StoreError, claims
+from broker.store import Change, Copy, Kept, Note, Settlement, StoreError, claims, writer
 from broker.store.bodies import LARGE
 from broker.store.rows import id_digest
 from broker.store.sqlite import SqliteStore
@@ -37,6 +38,11 @@ def files(store: SqliteStore) -> set[str]:
 # -- groups
 
 
+def work() -> None:
+    """What else the loop has to do in a turn."""
+    time.sleep(0.001)
+
+
 async def test_what_comes_together_is_committed_together(tmp_path: Path) -> None:
     groups: list[int] = []
     store = SqliteStore(tmp_path / "a.db", committed=lambda _seconds, count: groups.append(count))
@@ -44,6 +50,33 @@ async def test_what_comes_together_is_committed_together(tmp_path: Path) -> None
     await store.close()
     assert sum(groups) == 100
     assert len(groups) < 20
+
+
+async def test_what_a_busy_loop_brings_turn_by_turn_is_committed_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "GATHERS", 30.0)
+    groups: list[int] = []
+    store = SqliteStore(tmp_path / "a.db", committed=lambda _seconds, count: groups.append(count))
+    asked = []
+    for n in range(20):
+        asked.append(store.accept(new(f"{n}")))
+        work()
+        await asyncio.sleep(0)
+    await asyncio.wait_for(asyncio.gather(*asked), 10)  # and then nothing else: it need not wait for its time
+    await store.close()
+    assert groups == [20]
+
+
+async def test_loop_that_is_always_busy_hands_over_in_time(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "a.db")
+    kept = store.accept(new("1"))
+    until = time.monotonic() + 10
+    while not kept.done() and time.monotonic() < until:
+        work()
+        await asyncio.sleep(0)
+    assert kept.done()
+    await store.close()
 
 
 async def test_group_with_refusals_asks_the_store_nothing_for_them(store: SqliteStore, tmp_path: Path) -> None:
@@ -166,6 +199,19 @@ async def test_what_comes_between_ordinary_messages_sees_those_before_it(store: 
     asked += [store._writer.submit(waiting), store.add(1, (delivery("x"),)), store._writer.submit(waiting)]
     seen = await asyncio.gather(*asked)
     assert [seen[place] for place in (1, 3, 5)] == [1, 2, 3]
+
+
+async def test_whoever_asks_a_store_that_closes_is_answered(store: SqliteStore) -> None:
+    first = store.accept(new("before"))
+    closing = asyncio.ensure_future(store.close())
+    asked = []
+    while not closing.done():
+        asked.append(store.accept(new(f"{len(asked)}")))
+        await asyncio.sleep(0)
+    done, late = await asyncio.wait([first, *asked, store.accept(new("after"))], timeout=10)
+    assert not late
+    assert isinstance(first.result(), Kept)
+    assert all(isinstance(one.exception(), StoreError) or isinstance(one.result(), Kept) for one in done)
 
 
 # -- positions

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import socket
 import ssl
 
 import aiohttp
@@ -120,6 +122,19 @@ async def test_base_may_be_anywhere(base_url, path, release):
     async with aiohttp.ClientSession() as client, client.get(f"http://{runner.listening[0]}{path}") as response:
         assert await response.text() == str(release)
     await runner.cleanup()
+
+
+async def test_connection_that_was_taken_as_the_listener_closed_is_closed_too():
+    """The loop tells of it a turn later, when the others have been told that it is over."""
+    app = application(base_url="http://x/fhir", default_release=Release.R4)
+    runner = await listen(app, "127.0.0.1:0")
+    taken = runner.server()
+    await runner.cleanup()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        await asyncio.get_running_loop().create_connection(lambda: taken, sock=ours)
+        theirs.setblocking(False)
+        assert await asyncio.wait_for(asyncio.get_running_loop().sock_recv(theirs, 100), 5) == b""
 
 
 async def test_listens_on_a_unix_socket(tmp_path):

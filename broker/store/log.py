@@ -18,7 +18,7 @@ log = logging.getLogger("broker.store")
 
 SOFT = 16 << 20  # bytes; each time so much has been logged, a checkpoint runs beside the writer
 LONG = 64 << 20  # bytes; from here the log is to start anew
-PASSES, FEW = 4, 128  # looks at what came meanwhile, and pages of it that are left to the writer
+PASSES, FEW = 8, 32  # looks at what came meanwhile, and pages of it that are left to the writer
 MAX_WAL = 256 << 20  # bytes; four times what is normal, and still read in a second or two after a crash
 PAGE = 4096  # bytes, SQLite's own choice
 PAUSE = 0.25  # seconds; at most four checkpoints a second: each costs the disk a sync

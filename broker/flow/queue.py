@@ -10,8 +10,8 @@ from broker.core.message import Message
 from broker.store import Delivery
 
 FIRST = 16  # parcels that the store is asked for at once: more of them would hold up the other lanes' messages
-STEADY = 16  # answers in a row that left something there, after each of which twice as many are asked for
-MOST = 128  # by then: a long backlog goes in pieces that cost less each
+STEADY = 16  # so many answers in a row that left something there double what is asked for
+MOST = 128  # up to this: in larger portions a long backlog goes quicker, and jerkily for all others
 
 
 class Parcel:
@@ -69,7 +69,7 @@ class Queue:
     @property
     def portion(self) -> int:
         """How much of it the store is asked for at once."""
-        return int(min(FIRST << self.left_over // STEADY, MOST))
+        return min(FIRST << self.left_over // STEADY, MOST)
 
     def answered(self, *, left_over: bool) -> None:
         """The store has handed out a portion, or all that was due."""

@@ -210,8 +210,8 @@ class Bench:
             order = order[1:] + order[:1]
         return seen
 
-    def _clients(self, command: list[str], on: Contestant) -> Seen:
-        """One run of a program of clients beside one server, on the driver's core."""
+    def _clients(self, command: list[str], on: Contestant) -> Any:
+        """One run of a program of clients beside one server, on the driver's core; what it printed."""
         used, all_before = on.cpu(), Used()
         done = subprocess.run(
             command,
@@ -223,32 +223,23 @@ class Bench:
         if done.returncode:
             raise SystemExit(f"{Path(command[1]).stem} failed against {on.name}; what the server said is in {on.log}")
         self.disturbed = max(self.disturbed, all_before.by_others(on.cpu() - used))
-        return dict(json.loads(done.stdout))
+        return json.loads(done.stdout)
 
     def neighbours(self, on: Contestant, url: str, listening: list[int]) -> Seen:
         """One run of the load on a healthy receiver and its neighbours: what was seen, stage by stage."""
-        stages = [*map(str, self.options.rates), "max"]
-        command = program("neighbours", "--url", url, "--listen", *listening, "--stages", ",".join(stages))
+        names = ",".join([*map(str, self.options.rates), "max"])
+        command = program("neighbours", "--url", url, "--listen", *listening, "--stages", names)
         command += ["--seconds", str(min(self.options.seconds * STAGE, LONGEST_STAGE)), "--n", str(self.options.n)]
         command += ["--connections", str(self.options.neighbours)]
-        before, all_before = on.cpu(), Used()
-        done = subprocess.run(
-            command,
-            stdout=subprocess.PIPE,
-            check=False,
-            timeout=300,
-            preexec_fn=lambda: os.sched_setaffinity(0, DRIVER_CORE),
-        )
-        if done.returncode:
-            raise SystemExit(f"the neighbours' load failed against {on.name}; what the server said is in {on.log}")
-        used = on.cpu() - before
-        self.disturbed = max(self.disturbed, all_before.by_others(used))
-        return {"stages": json.loads(done.stdout), "cpu_s": used, **on.memory()}
+        before = on.cpu()
+        stages = self._clients(command, on)
+        return {"stages": stages, "cpu_s": on.cpu() - before, **on.memory()}
 
     def follow(self, on: Contestant, *, broker: bool) -> Seen:
         """One run of the clients of (h) against one server."""
         command = program("followers", "--port", on.port, "--pid", on.watched.pid, "--clients", self.options.clients)
-        return self._clients(command + ["--broker"] * broker, on)
+        seen: Seen = self._clients(command + ["--broker"] * broker, on)
+        return seen
 
     def followed(self, part: str, turns: dict[str, Turn]) -> Point:
         """Turn by turn as in `point`."""
@@ -263,7 +254,8 @@ class Bench:
             "subscribers", "--port", on.port, "--http", on.http, "--pid", on.watched.pid, "--tokens", tokens,
             "--before", before, "--hook", hook,
         )  # fmt: skip
-        return self._clients(command, on)
+        seen: Seen = self._clients(command, on)
+        return seen
 
     def told(self, part: str, count: int, turns: dict[str, Turn]) -> Point:
         """Turn by turn as in `point`."""

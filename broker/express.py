@@ -229,6 +229,7 @@ class Connection(RequestHandler):
             super().close()
 
     async def shutdown(self, timeout: float | None = 15.0) -> None:
+        super().close()  # who was taken in the turn before was told to close when it was not yet waiting for a request
         serving = self._serving
         if serving is not None:
             self._closing = True

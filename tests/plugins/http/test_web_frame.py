@@ -137,6 +137,24 @@ async def test_connection_that_was_taken_as_the_listener_closed_is_closed_too():
         assert await asyncio.wait_for(asyncio.get_running_loop().sock_recv(theirs, 100), 5) == b""
 
 
+async def test_connection_that_was_taken_just_before_the_end_does_not_hold_it_up():
+    """Its task has not begun to wait for a request when it is told to close."""
+    app = application(base_url="http://x/fhir", default_release=Release.R4)
+    runner = await listen(app, "127.0.0.1:0")
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        loop, server = asyncio.get_running_loop(), runner.server
+        transport, _ = await loop.create_connection(asyncio.Protocol, sock=ours)
+        taken = server()
+        transport.set_protocol(taken)
+        taken.connection_made(transport)
+        server.pre_shutdown()
+        await asyncio.wait_for(server.shutdown(30), 10)
+        theirs.setblocking(False)
+        assert await asyncio.wait_for(loop.sock_recv(theirs, 100), 5) == b""
+    await runner.cleanup()
+
+
 async def test_listens_on_a_unix_socket(tmp_path):
     app = application(base_url="http://x/fhir", default_release=Release.R4)
     app.router.add_get("/here", show)

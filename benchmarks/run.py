@@ -52,7 +52,7 @@ def letters(text: str) -> tuple[str, ...]:
 
 def asked() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="(a) to (d), (g) to (m) at fewer points, in four minutes")
+    parser.add_argument("--quick", action="store_true", help="(a) to (d), (g) to (m) at fewer points, in five minutes")
     parser.add_argument("--only", type=letters, help="these parts: a,b,c,d,e,f,g,h,i,j,k,l,m")
     parser.add_argument("--rounds", type=int, choices=range(1, 10), help="of each measurement; 3")
     parser.add_argument("--seconds", type=float, help="of load a round; 4")

@@ -51,7 +51,7 @@ class Queue:
         )
         self.next_due: datetime | None = None  # when the store is to be asked for more
         self.held_back = False  # something due at once stands in the store only, for want of room
-        self.left_over = 0  # times in a row that the store had more than was asked for
+        self.left_over = 0  # times in a row that the store had more than was asked for, while that makes a difference
         self.health: Health = WELL
         self.reason = ""  # why it is left alone
 
@@ -73,6 +73,9 @@ class Queue:
 
     def answered(self, *, left_over: bool) -> None:
         """The store has handed out a portion, or all that was due."""
-        self.left_over = min(self.left_over + 1, STEADY * 8) if left_over else 0
-        if left_over:
-            self.held_back = True
+        if not left_over:
+            self.left_over = 0
+            return
+        self.held_back = True
+        if self.portion < MOST:
+            self.left_over += 1

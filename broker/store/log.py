@@ -20,7 +20,6 @@ SOFT = 16 << 20  # bytes; each time so much has been logged, a checkpoint runs b
 LONG = 64 << 20  # bytes; from here the log is to start anew
 PASSES, FEW = 8, 32  # looks at what came meanwhile, and pages of it that are left to the writer
 MAX_WAL = 256 << 20  # bytes; four times what is normal, and still read in a second or two after a crash
-PAGE = 4096  # bytes, SQLite's own choice
 PAUSE = 0.25  # seconds; at most four checkpoints a second: each costs the disk a sync
 IDLE = 0.5  # seconds; so long at most the size is behind where nothing is written
 CUT_WAITS = 50  # milliseconds that the writer may be held up when the file is cut
@@ -79,6 +78,7 @@ class Log:
     def _run(self) -> None:
         db = connect(self._path)
         db.execute(f"PRAGMA busy_timeout = {CUT_WAITS}")
+        page = db.execute("PRAGMA page_size").fetchone()[0]
         while not self._stopping.is_set():
             if not self._wanted.wait(timeout=IDLE):
                 self._measure()
@@ -88,7 +88,7 @@ class Log:
                 copied = _copied(db)
                 if self._is_large:  # nothing may come in until it is small again: so it is not left to the writer
                     db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # says "busy" while something reads an old state
-                elif copied * PAGE >= self._long:
+                elif copied * page >= self._long:
                     _copy_on(db, copied)
                     self._rest.set()
             except sqlite3.Error as error:

@@ -8,7 +8,7 @@ import time
 import pytest
 from channel_office import EAST, Office, message
 from desks import whose_caller_has_a_reference, whose_caller_has_an_address, whose_peer_says
-from desks.desk import WITHIN, How, Says
+from desks.desk import WITHIN, How, ListeningDesk, Says
 from e2e_messages import SOUTH, eventually, response_to
 
 from broker.channel import Deferred, Delivered, Refused
@@ -166,11 +166,13 @@ async def test_response_quotes_what_its_request_was_called(office: Office) -> No
 @whose_caller_has_an_address()
 async def test_response_goes_to_where_the_caller_said_that_it_listens(office: Office) -> None:
     request = message("asks", to=SOUTH)
-    reference = office.desk.a_reference("order-18")
-    await office.desk.hand_in(request, reference=reference, answer_here=True)
+    desk = office.desk
+    assert isinstance(desk, ListeningDesk)
+    reference = desk.a_reference("order-18")
+    await desk.hand_in(request, reference=reference, answer_here=True)
     await office.peer.until_got(1)
     response = response_to(request)
-    await office.desk.hand_in(response)
+    await desk.hand_in(response)
     async with asyncio.timeout(WITHIN):
-        got = await office.desk.answer()
+        got = await desk.answer()
     assert (got.body, got.in_reply_to) == (response, reference)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from desks.amqp import AmqpDesk
-from desks.desk import Desk, Says
+from desks.desk import Desk, ListeningDesk, Says
 from desks.email import EmailDesk
 from desks.file import FileDesk
 from desks.http import HttpDesk
@@ -24,7 +24,7 @@ def whose_caller_has_a_reference() -> pytest.MarkDecorator:
 
 
 def whose_caller_has_an_address() -> pytest.MarkDecorator:
-    return _those([desk for desk in DESKS if desk.has_reply_addresses])
+    return _those([desk for desk in DESKS if issubclass(desk, ListeningDesk)])
 
 
 def _those(desks: list[type[Desk]]) -> pytest.MarkDecorator:

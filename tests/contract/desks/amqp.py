@@ -22,7 +22,7 @@ from rabbitmq_node import RabbitNode, rabbitmq
 from broker.core.attributes import from_attributes, to_attributes
 from broker.core.envelope import EMPTY, Envelope
 from desks.amqp_tap import Contents, Session, Tap, commands
-from desks.desk import JSON, WITHIN, Desk, Ended, Got, How, Peer, Says
+from desks.desk import JSON, WITHIN, Ended, Got, How, ListeningDesk, Peer, Says
 
 NUMBER = "x-desk"  # a header of our own: which of the messages of this desk it is
 SILENCE = 2.0  # seconds without an acknowledgement: that is how AMQP says "later"
@@ -92,13 +92,12 @@ class AmqpPeer(Peer):
         return True
 
 
-class AmqpDesk(Desk):
+class AmqpDesk(ListeningDesk):
     name = "amqp"
     takes_events = True
     says = frozenset(Says)
     unusable = ("amqp:?", "amqps:?routing_key=q", "amqp://a:secret@rabbit.example/?routing_key=q", "amqp:q")
     has_references = True
-    has_reply_addresses = True
     tries_again = True
 
     def __init__(self, folder: Path, server: Any = None) -> None:

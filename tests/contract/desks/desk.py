@@ -110,7 +110,6 @@ class Desk(ABC):
     says: ClassVar[frozenset[Says]]  # what a peer can say in this protocol
     unusable: ClassVar[tuple[str, ...]] = ()  # addresses of its scheme that no attempt can use
     has_references: ClassVar[bool] = False  # a sender names its message, and a response can quote that
-    has_reply_addresses: ClassVar[bool] = False  # a caller can say where on this channel it listens for its response
     tries_again: ClassVar[bool] = False  # what was told "later" is tried again by the channel, and not by its sender
 
     takes_events: ClassVar[bool] = False  # where messages come in, events may come with data that is no FHIR message
@@ -151,12 +150,8 @@ class Desk(ABC):
         *,
         media_type: str = JSON,
         reference: str | None = None,
-        answer_here: bool = False,
     ) -> Ended:
-        """As a partner would, in the channel's own words; returns when it is told how that ended.
-
-        `answer_here`: it says that it listens for the response, which `answer` then returns.
-        """
+        """As a partner would, in the channel's own words; returns when it is told how that ended."""
 
     async def again(self, body: bytes) -> Ended:
         """How it ends for who was told "later": it sends the same again, unless the channel does that for it."""
@@ -167,6 +162,22 @@ class Desk(ABC):
             await asyncio.sleep(0.1)
         return ended
 
+
+class ListeningDesk(Desk):
+    """One whose caller can say where on this channel it listens for its response."""
+
+    @abstractmethod
+    async def hand_in(
+        self,
+        body: bytes,
+        envelope: Envelope = EMPTY,
+        *,
+        media_type: str = JSON,
+        reference: str | None = None,
+        answer_here: bool = False,
+    ) -> Ended:
+        """`answer_here`: it says that it listens for the response, which `answer` then returns."""
+
+    @abstractmethod
     async def answer(self) -> Got:
         """The response that came to the address where `hand_in(answer_here=True)` listens."""
-        raise NotImplementedError(f"{self.name} has no reply addresses")

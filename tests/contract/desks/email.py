@@ -128,7 +128,6 @@ class EmailDesk(Desk):
         *,
         media_type: str = JSON,
         reference: str | None = None,
-        answer_here: bool = False,
     ) -> Ended:
         mail = _mail(body, envelope, media_type, reference or f"<{uuid4()}@north.example>")
         try:

@@ -14,7 +14,7 @@ from plugin_page import write_files
 
 from broker.core.attributes import from_attributes, to_attributes
 from broker.core.envelope import EMPTY, Envelope
-from desks.desk import JSON, WITHIN, XML, Desk, Ended, Got, How, Peer, Says
+from desks.desk import JSON, WITHIN, XML, Ended, Got, How, ListeningDesk, Peer, Says
 
 LOOK = 0.01  # seconds between two looks at a folder
 
@@ -58,12 +58,11 @@ class FilePeer(Peer):
             await asyncio.sleep(LOOK)
 
 
-class FileDesk(Desk):
+class FileDesk(ListeningDesk):
     name = "file"
     says = frozenset({Says.TAKES})  # a folder has no words, and takes what is renamed within it at once
     unusable = ("file:../etc", "file:/etc", "file:a//b", "file:", "file:link")
     has_references = True
-    has_reply_addresses = True
     tries_again = True
 
     def __init__(self, folder: Path, server: Any = None) -> None:

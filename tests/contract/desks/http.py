@@ -83,7 +83,6 @@ class HttpDesk(Desk):
         *,
         media_type: str = JSON,
         reference: str | None = None,
-        answer_here: bool = False,
     ) -> Ended:
         lines = (line.split(": ", 1) for line in write_envelope(envelope).split("\r\n") if line)
         headers = {

@@ -105,7 +105,6 @@ class WebSocketDesk(Desk):
         *,
         media_type: str = JSON,
         reference: str | None = None,
-        answer_here: bool = False,
     ) -> Ended:
         """On a connection of its own, as somebody who comes, hands over and goes."""
         head = {"type": "send", "ref": 1, "media_type": media_type, "envelope": to_attributes(envelope)}
